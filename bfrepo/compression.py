@@ -1,0 +1,102 @@
+"""Compression of frames: zstd (levels 1 to 22), lz4 or none, chosen when a repository is made and free to change later.
+
+Each frame records the codec that made it, so a repository may mix them. What does not shrink is stored as it is.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import lz4.block
+import zstandard
+
+from bfrepo.core.errors import DamagedObject, InvalidValue
+from bfrepo.core.protocols import Buffer
+
+DEFAULT_ZSTD_LEVEL = 3
+_MAX_WINDOW = 128 << 20
+"""Largest zstd window a reader accepts: level 22's; a frame that asks for more is hostile."""
+
+
+class Codec(enum.IntEnum):
+    """How a frame's plaintext was made smaller. The numbers are part of the format."""
+
+    NONE = 0
+    ZSTD = 1
+    LZ4 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """A codec and, for zstd, its level."""
+
+    codec: Codec = Codec.ZSTD
+    level: int = DEFAULT_ZSTD_LEVEL
+
+    @classmethod
+    def parse(cls, text: str) -> Compression:
+        """From "zstd", "zstd:1" to "zstd:22", "lz4" or "none". Raises InvalidValue."""
+        name, _, level = text.partition(":")
+        try:
+            if name == "zstd" and 1 <= (number := int(level or DEFAULT_ZSTD_LEVEL)) <= 22:
+                return cls(Codec.ZSTD, number)
+            if name in ("lz4", "none") and not level:
+                return cls(Codec[name.upper()], 0)
+        except ValueError:
+            pass  # a level that is no number: the one message below says what is allowed
+        raise InvalidValue(f"{text!r} is not a compression", hint="choose zstd:1 to zstd:22, lz4 or none")
+
+    def __str__(self) -> str:
+        return f"zstd:{self.level}" if self.codec is Codec.ZSTD else self.codec.name.lower()
+
+
+class Compressor:
+    """Compresses and expands frames, reusing its contexts. One object per thread."""
+
+    def __init__(self, compression: Compression) -> None:
+        self._codec = compression.codec
+        self._zstd = zstandard.ZstdCompressor(level=max(compression.level, 1), write_content_size=True)
+        self._expander = Expander()
+
+    def compress(self, plain: memoryview) -> tuple[Codec, Buffer]:
+        """The codec that was used and the bytes to store: `plain` itself where compression gains nothing."""
+        if self._codec is Codec.ZSTD:
+            packed: Buffer = self._zstd.compress(plain)
+        elif self._codec is Codec.LZ4:
+            packed = lz4.block.compress(plain, store_size=False)
+        else:
+            return Codec.NONE, plain
+        return (self._codec, packed) if len(packed) < len(plain) else (Codec.NONE, plain)
+
+    def expand_into(self, codec: Codec, packed: Buffer, out: memoryview) -> None:
+        """See Expander."""
+        self._expander.expand_into(codec, packed, out)
+
+
+class Expander:
+    """Undoes compression, never beyond the length that is expected. One object per thread."""
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+
+    def expand_into(self, codec: Codec, packed: Buffer, out: memoryview) -> None:
+        """Fill `out` exactly. Raises DamagedObject when `packed` does not decode to that many bytes."""
+        try:
+            if codec is Codec.ZSTD:
+                self._expand_zstd(packed, out)
+            elif codec is Codec.LZ4:
+                plain = lz4.block.decompress(packed, uncompressed_size=len(out))
+                out[:] = plain
+            else:
+                out[:] = packed
+        except (zstandard.ZstdError, lz4.block.LZ4BlockError, ValueError) as error:
+            raise DamagedObject(f"does not decompress: {error}") from error
+
+    def _expand_zstd(self, packed: Buffer, out: memoryview) -> None:
+        with self._zstd.stream_reader(packed) as reader:
+            filled = 0
+            while filled < len(out) and (read := reader.readinto(out[filled:])):
+                filled += read
+            if filled != len(out) or reader.read(1):
+                raise DamagedObject(f"decompresses to another length than the {len(out)} bytes that were expected")

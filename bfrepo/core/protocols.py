@@ -1,0 +1,65 @@
+"""The narrow contracts between the two columns: what meaning (files) needs of keeping (bytes), and nothing more.
+
+`bfrepo.repository` implements these; `archiver`, `restorer`, `checker` and `vfs` only see them. Every method may be
+called from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from bfrepo.core.ids import BlobKind
+
+if TYPE_CHECKING:
+    from bfrepo.core.errors import DamagedObject
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Anything that holds bytes in one contiguous piece."""
+
+
+class BlobSaver(Protocol):
+    """Takes blobs in and gives their IDs back; what it holds already is not stored twice."""
+
+    def save(self, kind: BlobKind, data: Buffer) -> bytes:
+        """The ID of `data`, which is copied if it is new, so that the caller may reuse the memory at once.
+
+        May block while the pipeline is full. Raises the error of whatever failed in the background since the last call.
+        """
+
+    def save_chunk(self, data: memoryview, release: Callable[[], None]) -> Future[bytes]:
+        """As `save` for one large chunk of a file, hashed and stored by another thread straight from `data`.
+
+        `data` must stay as it is until `release` is called, exactly once, on success and on failure.
+        """
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BlobPlace:
+    """Where a blob is:
+
+    a frame, numbered so that order is pack by pack and front to back, and the range in its plaintext.
+    """
+
+    frame: int
+    offset: int
+    size: int
+
+
+class BlobLoader(Protocol):
+    """Gives blobs back, always verified: a blob that does not hash to its ID is never returned (INV-4)."""
+
+    def load(self, kind: BlobKind, blob_id: bytes) -> bytes:
+        """One blob. Raises MissingBlob when no pack has it, DamagedBlob when no copy of it is intact."""
+
+    def place(self, blob_id: bytes) -> BlobPlace:
+        """Where the blob is, from the index alone. Raises MissingBlob."""
+
+    def read_frame(self, frame: int, blob_ids: Sequence[bytes]) -> Iterator[tuple[bytes, memoryview | DamagedObject]]:
+        """The blobs asked for out of one frame, which is read and opened once, in the order of `blob_ids`.
+
+        Yields each ID with its plaintext or with the error that says why there is none; another copy is tried first.
+        A view is valid only until the next one is taken.
+        """

@@ -1,0 +1,118 @@
+"""A tree: the sorted nodes of one directory as a blob, encoded canonically, so that equal directories have equal IDs.
+
+    MessagePack array: [version (1), nodes, parts]
+    nodes   list of nodes (see node.py), strictly ascending by raw name
+    parts   concatenated IDs; a large directory keeps its nodes in further tree blobs, in order, and has none of its own
+
+Where a large directory is cut depends on its names alone: adding a file to a directory of 100,000 stores about 1,000
+nodes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from bfrepo.core.errors import DamagedObject, UnsupportedFormat
+from bfrepo.core.ids import BlobKind, short_id
+from bfrepo.core.protocols import BlobLoader, BlobSaver
+from bfrepo.data.node import Node, is_safe_name
+from bfrepo.data.records import split_ids
+
+TREE_VERSION: Final = 1
+
+_WHOLE_NODES: Final = 4096
+_WHOLE_BYTES: Final = 2 << 20
+_MEAN_NODES: Final = 1024
+_LEAST_NODES: Final = 128
+
+
+class _Tree(msgspec.Struct, array_like=True, gc=False):
+    version: int
+    nodes: list[Node]
+    parts: bytes = b""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Tree).decode
+
+
+def save_tree(saver: BlobSaver, nodes: Sequence[Node]) -> bytes:
+    """The ID of the tree of `nodes`, which must be sorted by name."""
+    if len(nodes) <= _WHOLE_NODES and sum(map(_weight, nodes)) <= _WHOLE_BYTES:
+        return saver.save(BlobKind.TREE, _encode(_Tree(TREE_VERSION, list(nodes))))
+    parts = (saver.save(BlobKind.TREE, _encode(_Tree(TREE_VERSION, part))) for part in _split(nodes))
+    return saver.save(BlobKind.TREE, _encode(_Tree(TREE_VERSION, [], b"".join(parts))))
+
+
+def load_tree(loader: BlobLoader, tree_id: bytes) -> list[Node]:
+    """The nodes of a tree, sorted, with names that are safe to use in a path.
+
+    Raises DamagedObject for anything that is not a well-formed tree, UnsupportedFormat for a newer version.
+    """
+    tree = _load_one(loader, tree_id)
+    nodes = tree.nodes
+    for part_id in split_ids(tree.parts):
+        nodes.extend(_load_one(loader, part_id).nodes)
+    _check_order(tree_id, nodes)
+    return nodes
+
+
+def load_tree_blobs(loader: BlobLoader, tree_id: bytes) -> tuple[list[Node], list[bytes]]:
+    """As `load_tree`, with the IDs of the further blobs that hold its parts."""
+    parts = split_ids(_load_one(loader, tree_id).parts)
+    return load_tree(loader, tree_id), parts
+
+
+def decode_tree(tree_id: bytes, data: bytes) -> tuple[list[Node], list[bytes]]:
+    """The nodes and the part IDs in one tree blob, checked but for the order across parts."""
+    try:
+        tree = _decode(data)
+    except msgspec.MsgspecError as error:
+        raise DamagedObject(f"tree {short_id(tree_id)}: does not decode: {error}") from error
+    if tree.version != TREE_VERSION:
+        raise UnsupportedFormat(f"tree {short_id(tree_id)}: version {tree.version} is not known to this program")
+    return tree.nodes, split_ids(tree.parts)
+
+
+def _load_one(loader: BlobLoader, tree_id: bytes) -> _Tree:
+    nodes, parts = decode_tree(tree_id, loader.load(BlobKind.TREE, tree_id))
+    return _Tree(TREE_VERSION, nodes, b"".join(parts))
+
+
+def _check_order(tree_id: bytes, nodes: list[Node]) -> None:
+    previous = b""
+    for node in nodes:
+        name = node.name
+        if name <= previous or not is_safe_name(name):
+            raise DamagedObject(f"tree {short_id(tree_id)}: the name {name[:80]!r} is not allowed there")
+        previous = name
+
+
+def _weight(node: Node) -> int:
+    """About how many bytes the node takes, without encoding it."""
+    return (
+        96
+        + len(node.name)
+        + len(node.content)
+        + len(node.holes)
+        + len(node.target)
+        + sum(len(v) for _, v in node.xattrs)
+    )
+
+
+def _split(nodes: Sequence[Node]) -> Iterator[list[Node]]:
+    part: list[Node] = []
+    weight = 0
+    for node in nodes:
+        part.append(node)
+        weight += _weight(node)
+        at_cut = crc32(node.name) % _MEAN_NODES == 0 and len(part) >= _LEAST_NODES
+        if at_cut or weight > _WHOLE_BYTES or len(part) >= _WHOLE_NODES:
+            yield part
+            part, weight = [], 0
+    if part:
+        yield part

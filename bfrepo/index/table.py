@@ -1,0 +1,298 @@
+"""The index in memory: where every blob is, in one compact hash table and a few arrays; no Python object per blob.
+
+A blob takes 44 bytes and its share of the hash table, about 56 in all (`borghash`); a frame 17; a pack about 50. Frames
+are numbered in the order their packs were added, so ordering by frame number reads each pack from front to back. Safe
+to use from several threads: each change is one call into the table under the interpreter's lock, and packs are added
+under a lock of their own.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import IO, Final
+
+from borghash import HashTable
+
+from bfrepo.compression import Codec
+from bfrepo.core.errors import DamagedObject, MissingBlob
+from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
+from bfrepo.core.protocols import BlobPlace
+from bfrepo.index.format import PackState
+from bfrepo.pack.format import HEAD_SIZE, PackDirectory
+
+_PLACE = struct.Struct("<III")
+_PENDING: Final = 0xFFFF_FFFF
+_RESERVED = _PLACE.pack(_PENDING, 0, 0)
+_HEADER = struct.Struct("<QII")
+_CACHE_BATCH = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlace:
+    """Where a frame is and how to open it: the pack's name, its number there, and the range of stored bytes."""
+
+    pack: str
+    kind: BlobKind
+    number: int
+    offset: int
+    stored_size: int
+    plain_size: int
+    codec: Codec
+
+
+@dataclass(frozen=True, slots=True)
+class PackInfo:
+    """What the index knows of a pack."""
+
+    id: bytes
+    size: int
+    kind: BlobKind
+    state: PackState
+    frames: range
+    blobs: int
+
+
+class BlobTable:
+    """Blobs, frames and packs, and how to get from one to the other."""
+
+    def __init__(self) -> None:
+        self._blobs = HashTable(key_size=ID_SIZE, value_size=_PLACE.size)
+        self._copies: dict[bytes, list[bytes]] = {}
+        self._frame_packs = array("I")
+        self._frame_offsets = array("I")
+        self._frame_stored = array("I")
+        self._frame_plain = array("I")
+        self._frame_codecs = bytearray()
+        self._pack_numbers: dict[bytes, int] = {}
+        self._pack_ids: list[bytes] = []
+        self._pack_sizes = array("Q")
+        self._pack_blobs = array("I")
+        self._pack_first = array("I")
+        self._pack_kinds = bytearray()
+        self._pack_states = bytearray()
+        self._any_leaving = False
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def __contains__(self, blob_id: bytes) -> bool:
+        return blob_id in self._blobs
+
+    def reserve(self, blob_id: bytes) -> bool:
+        """Whether the blob has yet to be stored, in which case the caller now must store it.
+
+        A blob counts as stored when a live pack holds it, or when it was reserved before.
+        """
+        with self._lock:
+            value = self._blobs.get(blob_id)
+            if value is not None and (value == _RESERVED or self._is_live(value)):
+                return False
+            if value is not None:
+                self._copies.setdefault(blob_id, []).append(value)
+            self._blobs[blob_id] = _RESERVED
+            return True
+
+    def add_pack(self, pack_id: bytes, size: int, directory: PackDirectory, state: PackState = PackState.LIVE) -> None:
+        """Take in a pack and all its blobs. A pack that is there already is left as it is."""
+        with self._lock:
+            if pack_id in self._pack_numbers:
+                return
+            first = self._add_frames(pack_id, size, directory, state)
+            self._add_blobs(first, directory)
+
+    def place(self, blob_id: bytes) -> BlobPlace:
+        """Where the blob is. Raises MissingBlob if no pack has it."""
+        value = self._blobs.get(blob_id)
+        if value is None or value == _RESERVED:
+            raise MissingBlob(
+                f"blob {short_id(blob_id)} is in no pack that the index names",
+                hint="run 'backupforge check' to see what depends on it",
+            )
+        return BlobPlace(*_PLACE.unpack(value))
+
+    def size(self, blob_id: bytes) -> int:
+        """Bytes of the blob's plaintext. Raises MissingBlob."""
+        return self.place(blob_id).size
+
+    def copies(self, blob_id: bytes) -> list[BlobPlace]:
+        """Every place the blob is in, the one that is used first at the front."""
+        first = self._blobs.get(blob_id)
+        values = [first] if first is not None and first != _RESERVED else []
+        return [BlobPlace(*_PLACE.unpack(value)) for value in values + self._copies.get(blob_id, [])]
+
+    def frame(self, number: int) -> FramePlace:
+        """Where a frame is."""
+        pack = self._frame_packs[number]
+        return FramePlace(
+            pack=self._pack_ids[pack].hex(),
+            kind=BlobKind(self._pack_kinds[pack]),
+            number=number - self._pack_first[pack],
+            offset=self._frame_offsets[number],
+            stored_size=self._frame_stored[number],
+            plain_size=self._frame_plain[number],
+            codec=Codec(self._frame_codecs[number]),
+        )
+
+    def pack_of(self, frame: int) -> bytes:
+        """The ID of the pack that holds a frame."""
+        return self._pack_ids[self._frame_packs[frame]]
+
+    def packs(self) -> Iterator[PackInfo]:
+        """Every pack, in the order of their frames."""
+        for pack_id, number in list(self._pack_numbers.items()):
+            yield self._pack_info(pack_id, number)
+
+    def pack(self, pack_id: bytes) -> PackInfo | None:
+        """One pack, if the index names it."""
+        number = self._pack_numbers.get(pack_id)
+        return None if number is None else self._pack_info(pack_id, number)
+
+    def blobs(self) -> Iterator[tuple[bytes, BlobPlace]]:
+        """Every blob with the place that is used, in no order."""
+        for blob_id, value in self._blobs.items():
+            if value != _RESERVED:
+                yield blob_id, BlobPlace(*_PLACE.unpack(value))
+
+    def kind_of(self, frame: int) -> BlobKind:
+        """Whether a frame holds data or trees."""
+        return BlobKind(self._pack_kinds[self._frame_packs[frame]])
+
+    def set_state(self, pack_id: bytes, state: PackState) -> None:
+        """Record what the flags say of a pack."""
+        number = self._pack_numbers.get(pack_id)
+        if number is not None:
+            self._pack_states[number] = state
+            self._any_leaving = self._any_leaving or state is not PackState.LIVE
+
+    def prefer_live(self) -> None:
+        """After the states are known:
+
+        where the place in use is in a pack that leaves, use a live copy if there is one.
+        """
+        for blob_id, values in self._copies.items():
+            current = self._blobs.get(blob_id)
+            if current is None or self._is_live(current):
+                continue
+            live = next((value for value in values if self._is_live(value)), None)
+            if live is not None:
+                self._blobs[blob_id] = live
+                values[values.index(live)] = current
+
+    def write_to(self, file: IO[bytes]) -> None:
+        """Write everything but the states to a cache file."""
+        packs = len(self._pack_numbers)
+        file.write(_HEADER.pack(len(self._blobs), len(self._frame_packs), packs))
+        file.write(b"".join(self._pack_ids))
+        for column in self._columns():
+            file.write(column)
+        batch: list[bytes] = []
+        for blob_id, value in self._blobs.items():
+            batch.append(blob_id + value)
+            if len(batch) == _CACHE_BATCH:
+                file.write(b"".join(batch))
+                batch.clear()
+        file.write(b"".join(batch))
+        extra = [blob_id + value for blob_id, values in self._copies.items() for value in values]
+        file.write(struct.pack("<Q", len(extra)) + b"".join(extra))
+
+    @classmethod
+    def read_from(cls, file: IO[bytes]) -> BlobTable:
+        """The table that `write_to` wrote. Raises DamagedObject when the file is not whole."""
+        table = cls()
+        blobs, frames, packs = _HEADER.unpack(_exactly(file, _HEADER.size))
+        names = _exactly(file, packs * ID_SIZE)
+        table._pack_ids = [names[at * ID_SIZE : (at + 1) * ID_SIZE] for at in range(packs)]
+        table._pack_numbers = {pack_id: number for number, pack_id in enumerate(table._pack_ids)}
+        for column, count in zip(table._columns(), (packs,) * 4 + (frames,) * 5, strict=True):
+            if isinstance(column, array):
+                column.frombytes(_exactly(file, count * column.itemsize))
+            else:
+                column += _exactly(file, count)
+        table._pack_states = bytearray(packs)
+        table._blobs = HashTable(key_size=ID_SIZE, value_size=_PLACE.size, capacity=max(1000, int(blobs * 2.1)))
+        for blob_id, value in _entries(file, blobs):
+            table._blobs[blob_id] = value
+        for blob_id, value in _entries(file, struct.unpack("<Q", _exactly(file, 8))[0]):
+            table._copies.setdefault(blob_id, []).append(value)
+        return table
+
+    def _columns(self) -> tuple[array[int] | bytearray, ...]:
+        return (
+            self._pack_sizes, self._pack_blobs, self._pack_first, self._pack_kinds,
+            self._frame_packs, self._frame_offsets, self._frame_stored, self._frame_plain, self._frame_codecs,
+        )  # fmt: skip
+
+    def _add_frames(self, pack_id: bytes, size: int, directory: PackDirectory, state: PackState) -> int:
+        first, number = len(self._frame_packs), len(self._pack_sizes)
+        self._pack_sizes.append(size)
+        self._pack_blobs.append(len(directory.blob_sizes))
+        self._pack_first.append(first)
+        self._pack_kinds.append(directory.kind)
+        self._pack_states.append(state)
+        self._any_leaving = self._any_leaving or state is not PackState.LIVE
+        count = len(directory.stored_sizes)
+        self._frame_packs.extend([number] * count)
+        offsets = list(accumulate(directory.stored_sizes, initial=HEAD_SIZE))
+        self._frame_offsets.extend(offsets[:-1])
+        self._frame_stored.extend(directory.stored_sizes)
+        self._frame_plain.extend(directory.plain_sizes)
+        self._frame_codecs += directory.codecs
+        self._pack_ids.append(pack_id)
+        self._pack_numbers[pack_id] = number
+        return first
+
+    def _add_blobs(self, first_frame: int, directory: PackDirectory) -> None:
+        ids, sizes = bytes(directory.blob_ids), directory.blob_sizes
+        blobs, at = self._blobs, 0
+        for frame, count in enumerate(directory.blob_counts, first_frame):
+            offset = 0
+            for position in range(at, at + count):
+                blob_id = ids[position * ID_SIZE : (position + 1) * ID_SIZE]
+                value = _PLACE.pack(frame, offset, sizes[position])
+                held = blobs.get(blob_id)
+                if held is None or held == _RESERVED:
+                    blobs[blob_id] = value
+                else:
+                    self._copies.setdefault(blob_id, []).append(value)
+                offset += sizes[position]
+            at += count
+
+    def _is_live(self, value: bytes) -> bool:
+        if not self._any_leaving:
+            return True
+        frame: int = _PLACE.unpack(value)[0]
+        return self._pack_states[self._frame_packs[frame]] == PackState.LIVE
+
+    def _pack_info(self, pack_id: bytes, number: int) -> PackInfo:
+        last = self._pack_first[number + 1] if number + 1 < len(self._pack_first) else len(self._frame_packs)
+        return PackInfo(
+            id=pack_id,
+            size=self._pack_sizes[number],
+            kind=BlobKind(self._pack_kinds[number]),
+            state=PackState(self._pack_states[number]),
+            frames=range(self._pack_first[number], last),
+            blobs=self._pack_blobs[number],
+        )
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:
+        raise DamagedObject("the index cache is cut short")
+    return data
+
+
+def _entries(file: IO[bytes], count: int) -> Iterator[tuple[bytes, bytes]]:
+    width = ID_SIZE + _PLACE.size
+    while count:
+        batch = min(count, _CACHE_BATCH)
+        data = _exactly(file, batch * width)
+        for at in range(0, batch * width, width):
+            yield data[at : at + ID_SIZE], data[at + ID_SIZE : at + width]
+        count -= batch

@@ -1,0 +1,96 @@
+"""Writing a pack: frames go in sealed and checked, a named object comes out."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from bfrepo.compression import Compressor
+from bfrepo.core.errors import DamagedObject
+from bfrepo.core.ids import BlobKind
+from bfrepo.core.protocols import Buffer
+from bfrepo.pack.format import SALT_SIZE, PackCipher, PackDirectory
+from bfrepo.storage.base import Upload
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPack:
+    """A pack that is durable: its name, its size in bytes, and what is in it."""
+
+    name: str
+    size: int
+    directory: PackDirectory
+
+
+class FrameSealer:
+    """Turns the plaintext of a frame into what is stored, and proves it can be read again. One object per thread.
+
+    The scratch memory is reused, because fresh memory is dear: on virtual machines a page fault costs more than sealing
+    a page.
+    """
+
+    def __init__(self, compressor: Compressor, *, verify: bool) -> None:
+        self._compressor = compressor
+        self._verify = verify
+        self._sealed = bytearray(1 << 20)
+        self._opened = bytearray(1 << 20)
+        self._expanded = bytearray(1 << 20)
+
+    def add(self, pack: PackWriter, plain: memoryview, blob_ids: Buffer, blob_sizes: array[int]) -> int:
+        """Compress, seal, verify and append one frame; its stored size in bytes."""
+        codec, packed = self._compressor.compress(plain)
+        self._sealed = _at_least(self._sealed, len(packed) + pack.cipher.overhead)
+        number = len(pack.directory.stored_sizes)
+        size = pack.cipher.seal_frame(packed, pack.directory.kind, number, memoryview(self._sealed))
+        sealed = memoryview(self._sealed)[:size]
+        if self._verify:
+            self._expanded = _at_least(self._expanded, len(plain))
+            self._opened = _at_least(self._opened, size)
+            opened = memoryview(self._opened)
+            length = pack.cipher.open_frame(sealed, pack.directory.kind, number, opened)
+            expanded = memoryview(self._expanded)[: len(plain)]
+            self._compressor.expand_into(codec, opened[:length], expanded)
+            if not self._expanded.startswith(plain):
+                raise DamagedObject(
+                    "a frame did not read back as it was written, so nothing of it was stored",
+                    hint="this machine's memory or processor is at fault: test it before backing up again",
+                )
+        pack.append(sealed)
+        pack.directory.add_frame(size, len(plain), codec, blob_ids, blob_sizes)
+        return size
+
+
+class PackWriter:
+    """One pack on its way to storage. Used by one thread at a time."""
+
+    def __init__(self, upload: Upload, pack_key: bytes | None, repository_id: bytes, kind: BlobKind) -> None:
+        self.cipher = PackCipher(pack_key, os.urandom(SALT_SIZE), repository_id)
+        self.directory = PackDirectory.empty(kind)
+        self.size = 0
+        self._upload = upload
+        self._hash = blake3()
+        self.append(self.cipher.head)
+
+    def append(self, data: Buffer) -> None:
+        """Write stored bytes behind what is there."""
+        self._upload.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def finish(self) -> FinishedPack:
+        """Make the pack durable under its name."""
+        self.append(self.cipher.seal_directory(self.directory))
+        name = self._hash.hexdigest()
+        self._upload.commit(name)
+        return FinishedPack(name, self.size, self.directory)
+
+    def abort(self) -> None:
+        """Give the pack up; nothing of it becomes visible."""
+        self._upload.abort()
+
+
+def _at_least(buffer: bytearray, size: int) -> bytearray:
+    return buffer if len(buffer) >= size else bytearray(size + size // 4)

@@ -1,0 +1,170 @@
+"""Getting blobs back:
+
+a frame is read and opened once, each blob in it is checked against its ID before anybody sees it (INV-4).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+
+from bfrepo.compression import Expander
+from bfrepo.core.errors import BackupForgeError, DamagedBlob, DamagedObject, StorageObjectMissing
+from bfrepo.core.ids import BlobKind, short_id
+from bfrepo.core.protocols import BlobPlace, Buffer
+from bfrepo.core.units import MIB
+from bfrepo.index.table import BlobTable, FramePlace
+from bfrepo.pack.format import PackCipher
+from bfrepo.pack.reader import read_cipher
+from bfrepo.storage.base import Backend, ObjectKind
+
+CACHE_SIZE = 24 * MIB
+"""Bytes of opened frames kept: trees are read one by one, and a frame holds hundreds of them."""
+
+
+class _Scratch(threading.local):
+    """Memory that one thread reads and opens frames with, again and again."""
+
+    def __init__(self) -> None:
+        self.expander = Expander()
+        self.stored = bytearray(MIB)
+        self.packed = bytearray(MIB)
+        self.plain = bytearray(MIB)
+
+
+class Loader:
+    """Loads blobs by ID. May be used from any number of threads."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        table: BlobTable,
+        blob_hash: Callable[[Buffer], bytes],
+        pack_key: bytes | None,
+        repository_id: bytes,
+    ) -> None:
+        self._backend = backend
+        self.table = table
+        self._hash = blob_hash
+        self._pack_key = pack_key
+        self._repository_id = repository_id
+        self._scratch = _Scratch()
+        self._lock = threading.Lock()
+        self._ciphers: dict[str, PackCipher] = {}
+        self._frames: OrderedDict[int, bytes] = OrderedDict()
+        self._cached = 0
+
+    def place(self, blob_id: bytes) -> BlobPlace:
+        """See BlobLoader."""
+        return self.table.place(blob_id)
+
+    def load(self, kind: BlobKind, blob_id: bytes) -> bytes:
+        """See BlobLoader."""
+        place = self.table.place(blob_id)
+        try:
+            frame = self._cached_frame(place.frame)
+            blob = frame[place.offset : place.offset + place.size]
+            if self._hash(blob) == blob_id:
+                return blob
+            first: BackupForgeError = DamagedBlob(self._describe(blob_id, place, "does not hash to its ID"))
+        except (DamagedObject, StorageObjectMissing) as error:
+            first = DamagedBlob(self._describe(blob_id, place, str(error)))
+        return self._load_other_copy(blob_id, first)
+
+    def read_frame(self, frame: int, blob_ids: Sequence[bytes]) -> Iterator[tuple[bytes, memoryview | DamagedObject]]:
+        """See BlobLoader."""
+        try:
+            plain: memoryview | None = self.open_frame(frame)
+            why = "does not hash to its ID"
+        except (DamagedObject, StorageObjectMissing) as error:
+            plain, why = None, str(error)
+        for blob_id in blob_ids:
+            place = self._place_in(frame, blob_id)
+            blob = plain[place.offset : place.offset + place.size] if plain is not None else None
+            if blob is not None and self._hash(blob) == blob_id:
+                yield blob_id, blob
+                continue
+            try:
+                damaged = DamagedBlob(self._describe(blob_id, place, why))
+                yield blob_id, memoryview(self._load_other_copy(blob_id, damaged))
+            except DamagedObject as error:
+                yield blob_id, error
+
+    def open_frame(self, number: int) -> memoryview:
+        """A frame's plaintext, unchecked, in this thread's scratch memory: valid until its next frame."""
+        place = self.table.frame(number)
+        scratch = self._scratch
+        scratch.plain = _at_least(scratch.plain, place.plain_size)
+        out = memoryview(scratch.plain)[: place.plain_size]
+        self._open_into(place, out)
+        return out
+
+    def _open_into(self, place: FramePlace, out: memoryview) -> None:
+        scratch = self._scratch
+        scratch.stored = _at_least(scratch.stored, place.stored_size)
+        scratch.packed = _at_least(scratch.packed, place.stored_size)
+        stored = memoryview(scratch.stored)[: place.stored_size]
+        self._backend.read_into(ObjectKind.PACK, place.pack, place.offset, stored)
+        open_frame(self._cipher(place.pack), place, stored, scratch.packed, scratch.expander, out)
+
+    def _cached_frame(self, number: int) -> bytes:
+        with self._lock:
+            frame = self._frames.get(number)
+            if frame is not None:
+                self._frames.move_to_end(number)
+                return frame
+        frame = bytes(self.open_frame(number))
+        with self._lock:
+            if number not in self._frames:
+                self._frames[number] = frame
+                self._cached += len(frame)
+            while self._cached > CACHE_SIZE and len(self._frames) > 1:
+                self._cached -= len(self._frames.popitem(last=False)[1])
+        return frame
+
+    def _cipher(self, pack: str) -> PackCipher:
+        cipher = self._ciphers.get(pack)
+        if cipher is None:
+            cipher = read_cipher(self._backend, pack, self._pack_key, self._repository_id)
+            self._ciphers[pack] = cipher
+        return cipher
+
+    def _place_in(self, frame: int, blob_id: bytes) -> BlobPlace:
+        place = self.table.place(blob_id)
+        if place.frame == frame:
+            return place
+        return next((copy for copy in self.table.copies(blob_id) if copy.frame == frame), place)
+
+    def _load_other_copy(self, blob_id: bytes, first: BackupForgeError) -> bytes:
+        """The blob from any copy but the one in use. Raises `first` when there is none that is intact."""
+        for copy in self.table.copies(blob_id)[1:]:
+            try:
+                place = self.table.frame(copy.frame)
+                frame = bytearray(place.plain_size)  # not the scratch memory: a caller may be in the middle of it
+                self._open_into(place, memoryview(frame))
+                blob = bytes(frame[copy.offset : copy.offset + copy.size])
+            except (DamagedObject, StorageObjectMissing):
+                continue  # this copy is no better; the error of the first one is reported
+            if self._hash(blob) == blob_id:
+                return blob
+        raise first
+
+    def _describe(self, blob_id: bytes, place: BlobPlace, why: str) -> str:
+        pack = self.table.pack_of(place.frame)
+        return f"blob {short_id(blob_id)} in pack {short_id(pack)}: {why}"
+
+
+def open_frame(
+    cipher: PackCipher, place: FramePlace, stored: memoryview, packed: bytearray, expander: Expander, out: memoryview
+) -> None:
+    """Open and expand a frame's stored bytes into `out`, through the scratch `packed`. Raises DamagedObject."""
+    try:
+        length = cipher.open_frame(stored, place.kind, place.number, memoryview(packed))
+        expander.expand_into(place.codec, memoryview(packed)[:length], out)
+    except DamagedObject as error:
+        raise DamagedObject(f"frame {place.number} of pack {place.pack[:8]}: {error}") from error
+
+
+def _at_least(buffer: bytearray, size: int) -> bytearray:
+    return buffer if len(buffer) >= size else bytearray(size + size // 4)

@@ -1,0 +1,219 @@
+"""A repository that is open: the facade over its objects, index, blobs and snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from bfrepo.core.clock import Clock
+from bfrepo.core.errors import (
+    BackupForgeError,
+    DamagedObject,
+    ObjectNotFound,
+    RepositoryNotFound,
+    StorageObjectMissing,
+    WrongPassword,
+)
+from bfrepo.core.ids import resolve_prefix
+from bfrepo.crypto.hashing import make_blob_hasher, object_name
+from bfrepo.crypto.keys import Keys, SlotInfo, make_slot, open_slot, slot_info
+from bfrepo.index.cache import IndexCache
+from bfrepo.index.format import IndexContent, decode_index
+from bfrepo.index.index import Index
+from bfrepo.repository.config import Config, ConfigHead, decode_config, decode_head, encode_config
+from bfrepo.repository.loader import Loader
+from bfrepo.repository.objects import ObjectStore
+from bfrepo.repository.saver import Saver, SaverOptions
+from bfrepo.storage.base import CONFIG_NAME, Backend, ObjectKind
+
+KdfProfile = Literal["default", "strong"]
+
+
+class Repository:
+    """One repository, opened with its keys. Thread-safe but for `refresh_index` and key changes.
+
+    Made by `open_repository` or `init_repository`; `close` it, or use it as a context manager.
+    """
+
+    def __init__(self, backend: Backend, config: Config, keys: Keys, clock: Clock, cache_dir: Path | None) -> None:
+        self.backend = backend
+        self.config = config
+        self.keys = keys
+        self.clock = clock
+        self.id = config.repository_id
+        self.objects = ObjectStore(backend, keys.object_sealer(), self.id)
+        self.blob_hash = make_blob_hasher(keys.blob_id_key)
+        folder = cache_dir / self.id.hex() if cache_dir else None
+        self._cache = IndexCache(folder, keys.cache_sealer(), self.id) if folder else None
+        self.index = Index(self._cache)
+        self._loader: Loader | None = None
+
+    def __enter__(self) -> Repository:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def location(self) -> str:
+        """Where it is, for messages."""
+        return self.backend.location
+
+    def close(self) -> None:
+        """Let go of the storage. Idempotent."""
+        self.backend.close()
+
+    # --- index and blobs
+
+    def refresh_index(self) -> Index:
+        """Read the index objects that are not known yet."""
+        present = self.index_names()
+        self.index.refresh(present, self.read_index)
+        return self.index
+
+    def fresh_index(self) -> Index:
+        """The index as the storage has it now, independent of what was known before."""
+        index = Index(self._cache)
+        index.refresh(self.index_names(), self.read_index)
+        return index
+
+    def index_names(self) -> set[str]:
+        """The names of all index objects."""
+        return {info.name for info in self.backend.list(ObjectKind.INDEX)}
+
+    def read_index(self, names: Iterable[str]) -> Iterator[tuple[str, IndexContent]]:
+        """Index objects by name, those that are gone left out. Raises the first error."""
+        for name, content in self.objects.load_many(ObjectKind.INDEX, names):
+            if isinstance(content, BackupForgeError):
+                raise content
+            yield name, decode_index(content, name=name)
+
+    @property
+    def loader(self) -> Loader:
+        """Gives blobs back; it reads by the index as it is when a blob is asked for."""
+        if self._loader is None or self._loader.table is not self.index.table:
+            self._loader = self.make_loader(self.index)
+        return self._loader
+
+    def make_loader(self, index: Index) -> Loader:
+        """A loader that reads by another index."""
+        return Loader(self.backend, index.table, self.blob_hash, self.keys.pack_key, self.id)
+
+    def make_saver(self, options: SaverOptions, *, backend: Backend | None = None) -> Saver:
+        """Takes blobs in; `backend` replaces the repository's own for a dry run."""
+        target = backend or self.backend
+        objects = ObjectStore(target, self.keys.object_sealer(), self.id)
+        return Saver(
+            target, self.index.table, objects, self.blob_hash, self.keys.pack_key, self.id, self.clock, options
+        )
+
+    # --- key slots
+
+    def slots(self) -> Iterator[tuple[str, SlotInfo | BackupForgeError]]:
+        """Every key slot by name, with what it says about itself or what is wrong with it."""
+        for info in self.backend.list(ObjectKind.KEY):
+            try:
+                data = load_named(self.backend, ObjectKind.KEY, info.name)
+                yield info.name, slot_info(data, self.keys, self.id, name=info.name)
+            except BackupForgeError as error:
+                yield info.name, error
+
+    def add_slot(self, password: bytes, *, label: str, host: str, kdf: KdfProfile = "default") -> str:
+        """Make one more password that opens the repository; the slot's name."""
+        info = SlotInfo(label=label, host=host, created=self.clock.now().isoformat())
+        data = make_slot(self.keys, password, info, self.id, kdf=kdf)
+        name = object_name(data)
+        self.backend.save(ObjectKind.KEY, name, data)
+        return name
+
+    def remove_slot(self, prefix: str) -> str:
+        """Remove a slot by the start of its ID; its name. Refuses the last one that works."""
+        names = {bytes.fromhex(info.name): info.name for info in self.backend.list(ObjectKind.KEY)}
+        name = names[resolve_prefix(prefix, names, what="key")]
+        others = [other for other, about in self.slots() if other != name and isinstance(about, SlotInfo)]
+        if not others:
+            raise BackupForgeError(
+                f"key {name[:8]} is the last one that opens {self.location}", hint="add another password first"
+            )
+        self.backend.delete(ObjectKind.KEY, name)
+        return name
+
+
+def init_repository(
+    backend: Backend,
+    config: Config,
+    clock: Clock,
+    *,
+    password: bytes | None,
+    label: str = "",
+    host: str = "",
+    kdf: KdfProfile = "default",
+    cache_dir: Path | None = None,
+) -> Repository:
+    """Make a new repository; `password` is None exactly when the configuration says no encryption.
+
+    `config` is written last, so that an interrupted init leaves no repository. Raises RepositoryExists.
+    """
+    keys = Keys.generate(encrypted=config.encryption != "none")
+    backend.create()
+    repository = Repository(backend, config, keys, clock, cache_dir)
+    if password is not None:
+        repository.add_slot(password, label=label, host=host, kdf=kdf)
+    backend.save(ObjectKind.CONFIG, CONFIG_NAME, encode_config(config, keys))
+    return repository
+
+
+def open_repository(
+    backend: Backend, clock: Clock, password: Callable[[], bytes], *, cache_dir: Path | None = None
+) -> Repository:
+    """Open a repository. `password` is asked only when it is encrypted.
+
+    Raises RepositoryNotFound, WrongPassword, DamagedObject or UnsupportedFormat.
+    """
+    head = read_head(backend)
+    keys = Keys(None) if head.encryption == "none" else _open_keys(backend, password(), head.repository_id)
+    config = decode_config(head, keys, location=backend.location)
+    return Repository(backend, config, keys, clock, cache_dir)
+
+
+def read_head(backend: Backend) -> ConfigHead:
+    """What is readable without a key. Raises RepositoryNotFound, DamagedObject or UnsupportedFormat."""
+    try:
+        data = backend.load(ObjectKind.CONFIG, CONFIG_NAME)
+    except StorageObjectMissing as error:
+        raise RepositoryNotFound(
+            f"there is no repository in {backend.location}", hint="make one with 'backupforge init', or check the path"
+        ) from error
+    return decode_head(data, location=backend.location)
+
+
+def load_named(backend: Backend, kind: ObjectKind, name: str) -> bytes:
+    """A small object whose bytes hash to its name. Raises DamagedObject when they do not."""
+    data = backend.load(kind, name)
+    if object_name(data) != name:
+        raise DamagedObject(
+            f"{kind.name.lower()} {name[:8]} in {backend.location}: its bytes are not those that were written"
+        )
+    return data
+
+
+def _open_keys(backend: Backend, password: bytes, repository_id: bytes) -> Keys:
+    """Try every slot. A damaged one is reported only if no other opens."""
+    damaged: BackupForgeError | None = None
+    count = 0
+    for info in backend.list(ObjectKind.KEY):
+        count += 1
+        try:
+            data = load_named(backend, ObjectKind.KEY, info.name)
+            keys = open_slot(data, password, repository_id, name=info.name)
+        except BackupForgeError as error:
+            damaged = error
+            continue
+        if keys is not None:
+            return keys
+    if damaged is not None:
+        raise damaged
+    if not count:
+        raise ObjectNotFound(f"the repository in {backend.location} has no key slots, so nothing can open it")
+    raise WrongPassword(f"wrong password for the repository in {backend.location}: none of its {count} key slots opens")

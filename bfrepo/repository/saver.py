@@ -1,0 +1,229 @@
+"""Storing blobs: what is known already is done at once, the rest joins a frame, and workers turn frames into packs.
+
+    save(blob) -> ID; known? done : copied into the open frame of its kind
+    open frame full (1 MiB), or a chunk of 256 KiB or more: queued as a frame
+    worker: compress, seal, open again and compare, append to a pack that nobody else is writing
+    pack full: committed to storage -> named in the index; every few packs, or once a minute, an index object is written
+
+The order is the safety (INV-1, INV-2): a pack is durable before an index object names it, and `flush` returns only when
+both are, so that a snapshot written afterwards is restorable. A crash leaves packs that the last index object does not
+name: garbage, and the work since then is repeated.
+
+Memory is bounded by the frame pool: when every frame is full and waiting, `save` waits too.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from array import array
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final
+
+from bfrepo.compression import Compression, Compressor
+from bfrepo.core.clock import Clock
+from bfrepo.core.ids import BlobKind
+from bfrepo.core.protocols import Buffer
+from bfrepo.core.units import KIB
+from bfrepo.index.table import BlobTable
+from bfrepo.pack.format import FRAME_SIZE
+from bfrepo.pack.writer import FrameSealer
+from bfrepo.repository.objects import ObjectStore
+from bfrepo.repository.packing import PackPool, SaverStats
+from bfrepo.storage.base import Backend
+
+LARGE_BLOB: Final = 256 * KIB
+"""A blob of this size or more has a frame to itself."""
+
+
+@dataclass(slots=True)
+class SaverOptions:
+    """How to store.
+
+    `pack_size` is bytes; `workers` compress and seal at once; `verify` re-reads each frame before it is stored.
+    """
+
+    compression: Compression
+    pack_size: int
+    workers: int
+    verify: bool = True
+
+
+@dataclass(slots=True)
+class _Frame:
+    kind: BlobKind
+    memory: bytearray
+    used: int = 0
+    ids: bytearray = field(default_factory=bytearray)
+    sizes: array[int] = field(default_factory=lambda: array("I"))
+
+
+@dataclass(slots=True)
+class _Chunk:
+    data: memoryview
+    release: Callable[[], None]
+    result: Future[bytes]
+
+
+class Saver:
+    """Stores blobs in packs, in the background.
+
+    `save` may be called from several threads; `flush` and `close` from one.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        table: BlobTable,
+        objects: ObjectStore,
+        blob_hash: Callable[[Buffer], bytes],
+        pack_key: bytes | None,
+        repository_id: bytes,
+        clock: Clock,
+        options: SaverOptions,
+    ) -> None:
+        self._table = table
+        self._hash = blob_hash
+        self._options = options
+        self._open: dict[BlobKind, _Frame] = {}
+        self._filling = threading.Lock()
+        self._error: BaseException | None = None
+        self._packs = PackPool(table, backend, objects, pack_key, repository_id, clock, options.pack_size)
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(2 * options.workers + 2):
+            self._free.put(bytearray(FRAME_SIZE))
+        self._jobs: queue.Queue[_Frame | _Chunk | None] = queue.Queue(4 * options.workers)
+        self._workers = [
+            threading.Thread(target=self._work, name=f"saver-{number}", daemon=True)
+            for number in range(options.workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    @property
+    def stats(self) -> SaverStats:
+        """What was stored so far."""
+        return self._packs.stats
+
+    @property
+    def index_objects(self) -> set[str]:
+        """The index objects written so far."""
+        return self._packs.index_objects
+
+    def save(self, kind: BlobKind, data: Buffer) -> bytes:
+        """See BlobSaver."""
+        blob_id = self._hash(data)
+        if not self._table.reserve(blob_id):
+            self._packs.count_known(len(data))
+            return blob_id
+        with self._filling:
+            self._raise_failure()
+            if len(data) >= LARGE_BLOB:
+                self._submit(_whole_frame(kind, blob_id, data))
+            else:
+                self._append(kind, blob_id, data)
+        return blob_id
+
+    def save_chunk(self, data: memoryview, release: Callable[[], None]) -> Future[bytes]:
+        """See BlobSaver."""
+        chunk = _Chunk(data, release, Future())
+        try:
+            self._raise_failure()
+        except BaseException:
+            release()
+            raise
+        self._jobs.put(chunk)
+        return chunk.result
+
+    def flush(self) -> None:
+        """Wait until everything saved so far is durable: packs first, then the index objects that name them."""
+        with self._filling:
+            for frame in self._open.values():
+                self._submit(frame)
+            self._open.clear()
+        self._jobs.join()
+        self._raise_failure()
+        self._packs.finish()
+
+    def close(self) -> None:
+        """End the workers. What was not flushed is given up; call `flush` first to keep it. Idempotent."""
+        for _ in self._workers:
+            self._jobs.put(None)
+        for worker in self._workers:
+            worker.join()
+        self._workers.clear()
+        self._packs.abort()
+
+    def _append(self, kind: BlobKind, blob_id: bytes, data: Buffer) -> None:
+        frame = self._open.get(kind)
+        if frame is not None and frame.used + len(data) > FRAME_SIZE:
+            self._submit(self._open.pop(kind))
+            frame = None
+        if frame is None:
+            frame = self._open[kind] = _Frame(kind, self._free.get())
+        end = frame.used + len(data)
+        frame.memory[frame.used : end] = data
+        frame.used = end
+        frame.ids += blob_id
+        frame.sizes.append(len(data))
+
+    def _submit(self, frame: _Frame) -> None:
+        self._jobs.put(frame)
+
+    def _raise_failure(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        sealer = FrameSealer(Compressor(self._options.compression), verify=self._options.verify)
+        while (job := self._jobs.get()) is not None:
+            try:
+                if isinstance(job, _Chunk):
+                    self._store_chunk(sealer, job)
+                else:
+                    self._store_frame(sealer, job)
+            except BaseException as error:  # handed to whoever saves or flushes next
+                self._error = self._error or error
+            finally:
+                self._jobs.task_done()
+
+    def _store_frame(self, sealer: FrameSealer, frame: _Frame) -> None:
+        try:
+            if self._error is None:
+                self._seal(sealer, frame.kind, memoryview(frame.memory)[: frame.used], frame.ids, frame.sizes)
+        finally:
+            if len(frame.memory) == FRAME_SIZE:
+                self._free.put(frame.memory)
+
+    def _store_chunk(self, sealer: FrameSealer, chunk: _Chunk) -> None:
+        try:
+            self._raise_failure()
+            blob_id = self._hash(chunk.data)
+            size = len(chunk.data)
+            if self._table.reserve(blob_id):
+                self._seal(sealer, BlobKind.DATA, chunk.data, blob_id, array("I", [size]))
+            else:
+                self._packs.count_known(size)
+        except BaseException as error:
+            chunk.result.set_exception(error)
+            raise
+        else:
+            chunk.result.set_result(blob_id)
+        finally:
+            chunk.release()
+
+    def _seal(self, sealer: FrameSealer, kind: BlobKind, plain: memoryview, ids: Buffer, sizes: array[int]) -> None:
+        pack = self._packs.take(kind)
+        try:
+            stored = sealer.add(pack, plain, ids, sizes)
+        except BaseException:
+            pack.abort()
+            raise
+        self._packs.put_back(kind, pack)
+        self._packs.count_new(len(sizes), len(plain), stored)
+
+
+def _whole_frame(kind: BlobKind, blob_id: bytes, data: Buffer) -> _Frame:
+    return _Frame(kind, bytearray(data), len(data), bytearray(blob_id), array("I", [len(data)]))

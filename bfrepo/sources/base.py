@@ -1,0 +1,79 @@
+"""The contract between the archiver and whatever is backed up: a tree of directories that can be listed and files that
+can be read.
+
+A source leaves out what is excluded and reports what it cannot look at through the `on_error` it was made with; the
+archiver never sees either. Listing, opening and reading raise OSError; the archiver turns it into a report and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from bfrepo.data.node import Node, Stat
+
+
+class OpenFile(Protocol):
+    """A regular file that is being read. Used by one thread at a time."""
+
+    def node(self) -> Node:
+        """Everything but content and holes, read from the open file itself, so that it describes what is being read."""
+
+    def extents(self, size: int) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the data below `size`, in order; what lies between them are holes."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset` on; the number of bytes read, less than asked only at the end of the file."""
+
+    def changed(self, node: Node) -> bool:
+        """Whether the file has been written to since `node` was read from it."""
+
+    def close(self) -> None:
+        """Release it. Idempotent."""
+
+
+class Entry(Protocol):
+    """One name in a directory. Cheap: a listing makes one for every file."""
+
+    @property
+    def name(self) -> bytes: ...
+
+    @property
+    def path(self) -> bytes:
+        """The whole path, for people."""
+
+    @property
+    def stat(self) -> Stat:
+        """What listing the directory told."""
+
+    def node(self) -> Node:
+        """Everything about an entry that is no regular file, including a symlink's target; without a subtree."""
+
+    def open_file(self) -> OpenFile:
+        """Open a regular file for reading; raises OSError if it is no longer one."""
+
+    def open_directory(self) -> Directory:
+        """Open a directory; raises OSError if it is no longer one."""
+
+
+class Directory(Protocol):
+    """An open directory. `entries` may be called once; entries may be opened, from any thread, until `close`."""
+
+    @property
+    def path(self) -> bytes: ...
+
+    def node(self) -> Node | None:
+        """The directory's own metadata; None for the root of the snapshot's tree."""
+
+    def entries(self) -> Sequence[Entry]:
+        """What it holds, sorted by name, without what is excluded."""
+
+    def close(self) -> None:
+        """Release it. Idempotent."""
+
+
+class Source(Protocol):
+    """Something that can be backed up."""
+
+    def open_root(self) -> Directory:
+        """The root of the tree that mirrors absolute paths."""
