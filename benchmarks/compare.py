@@ -148,7 +148,7 @@ def mirroring_commands(start: list[str], scene: Scene) -> dict[str, Pipeline]:
 
 
 def borg(program: str) -> Tool:
-    """borg 1.4, with zstd (its default lz4 trades size for speed) and the faster of its authenticated encryptions."""
+    """borg 1.4, with the compression that the others use (its default is lz4) and authenticated encryption."""
 
     def commands(scene: Scene) -> dict[str, Pipeline]:
         create = [program, "create", "--compression", "zstd,3"]
@@ -255,7 +255,7 @@ def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def tool_environment(tool: Tool, scene: Scene) -> dict[str, str]:
     """The caller's variables without any that would configure a tool, and its private places inside the scene.
 
-    TMPDIR stays as it is: restic builds its packs there, and on a tmpfs that cost it 8% of a first backup of `big`.
+    TMPDIR stays as it is: restic builds its packs there, and on a tmpfs that slowed its first backup of `big`.
     """
     foreign = ("RESTIC_", "BORG_", "BACKUPFORGE_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
