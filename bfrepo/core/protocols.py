@@ -29,6 +29,9 @@ class BlobSaver(Protocol):
         May block while the pipeline is full. Raises the error of whatever failed in the background since the last call.
         """
 
+    def holds(self, blob_id: bytes) -> bool:
+        """Whether the blob need not be saved: a pack that nobody wants gone has it, or it was saved just now."""
+
     def save_chunk(self, data: memoryview, release: Callable[[], None]) -> Future[bytes]:
         """As `save` for one large chunk of a file, hashed and stored by another thread straight from `data`.
 
@@ -46,6 +49,17 @@ class BlobPlace:
     frame: int
     offset: int
     size: int
+
+
+class Chunker(Protocol):
+    """Cuts a file's data into chunks by its content. Holds no state."""
+
+    @property
+    def maximum(self) -> int:
+        """Bytes that no chunk exceeds."""
+
+    def cut(self, data: Buffer, start: int, end: int, *, final: bool) -> Sequence[int]:
+        """End offsets of the chunks in `data[start:end]`; unless `final`, the undecided rest is left to the next call."""
 
 
 class BlobLoader(Protocol):

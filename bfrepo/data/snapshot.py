@@ -16,7 +16,10 @@ SNAPSHOT_VERSION = 1
 
 
 class SnapshotSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What one backup did. Sizes in bytes, duration in seconds."""
+    """What one backup did.
+
+    Sizes in bytes, duration in seconds, `started_ns` by the clock of the machine, since 1970.
+    """
 
     files_new: int = 0
     files_changed: int = 0
@@ -30,6 +33,7 @@ class SnapshotSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
     blobs_added: int = 0
     duration: float = 0.0
     errors: int = 0
+    started_ns: int = 0
 
 
 class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=True):

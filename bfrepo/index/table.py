@@ -84,6 +84,13 @@ class BlobTable:
     def __contains__(self, blob_id: bytes) -> bool:
         return blob_id in self._blobs
 
+    def holds(self, blob_id: bytes) -> bool:
+        """Whether a live pack holds the blob, or it was reserved to be stored."""
+        if not self._any_leaving:
+            return blob_id in self._blobs
+        value = self._blobs.get(blob_id)
+        return value is not None and (value == _RESERVED or self._is_live(value))
+
     def reserve(self, blob_id: bytes) -> bool:
         """Whether the blob has yet to be stored, in which case the caller now must store it.
 

@@ -126,6 +126,10 @@ class Saver:
                 self._append(kind, blob_id, data)
         return blob_id
 
+    def holds(self, blob_id: bytes) -> bool:
+        """See BlobSaver."""
+        return self._table.holds(blob_id)
+
     def save_chunk(self, data: memoryview, release: Callable[[], None]) -> Future[bytes]:
         """See BlobSaver."""
         chunk = _Chunk(data, release, Future())

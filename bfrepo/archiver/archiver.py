@@ -1,0 +1,342 @@
+"""Making a tree from a source: walk, compare with the parent, read what is new, store directories from the bottom up.
+
+The walk is a depth-first loop without recursion, so depth is bounded by nothing but memory. A directory is left behind
+as soon as its files are read; its tree is stored a little later, when the chunks of its large files have their IDs, and
+always before the tree of its parent.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from bfrepo.archiver.filesaver import FileSaver, SavedFile
+from bfrepo.archiver.parent import ParentTree, Reuse
+from bfrepo.core.errors import DamagedObject, Interrupted
+from bfrepo.core.progress import Change, Reporter
+from bfrepo.core.protocols import BlobSaver
+from bfrepo.data.node import Node
+from bfrepo.data.tree import save_tree
+from bfrepo.sources.base import Directory, Entry, Source
+
+_UNFINISHED: Final = 256
+"""Directories that may wait for their large files before the walk waits for them."""
+
+_BATCH: Final = 32
+"""Files that one reader takes at a time when several read."""
+
+
+@dataclass(slots=True)
+class ArchiveStats:
+    """What a backup saw. `size` is the bytes of all files."""
+
+    files_new: int = 0
+    files_changed: int = 0
+    files_unmodified: int = 0
+    dirs: int = 0
+    others: int = 0
+    size: int = 0
+    errors: int = 0
+    warnings: int = 0
+
+
+@dataclass(slots=True)
+class _Read:
+    """A file to read, and in the end what came of it: None if it could not be read."""
+
+    entry: Entry
+    before: Node | None
+    saved: SavedFile | None = None
+
+
+@dataclass(slots=True)
+class _Level:
+    """A directory on its way.
+
+    `slots` has an item for each entry, in order, that becomes a node when the directory ends.
+    """
+
+    directory: Directory
+    node: Node | None
+    before: dict[bytes, Node]
+    before_id: bytes
+    slots: list[Node | _Read | _Level] = field(default_factory=list)
+    subdirectories: list[Entry] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    next_subdirectory: int = 0
+    reading: list[Future[None]] = field(default_factory=list)
+    same: bool = True
+    tree_id: bytes = b""
+
+
+class Archiver:
+    """Stores what a source holds and gives the root of the tree. Used once."""
+
+    def __init__(
+        self,
+        saver: BlobSaver,
+        files: FileSaver,
+        parent: ParentTree | None,
+        reporter: Reporter,
+        cancelled: Callable[[], bool],
+        *,
+        readers: int = 1,
+    ) -> None:
+        self.stats = ArchiveStats()
+        self._saver = saver
+        self._files = files
+        self._parent = parent
+        self._reporter = reporter
+        self._cancelled = cancelled
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="reader") if readers > 1 else None
+        self._unfinished: deque[_Level] = deque()
+
+    def save(self, source: Source, parent_tree: bytes = b"") -> bytes:
+        """The tree ID of everything in `source`. Raises Interrupted, and whatever storing raises."""
+        root = _Level(source.open_root(), None, self._nodes_before(parent_tree), parent_tree)
+        stack = [root]
+        try:
+            self._list(root)
+            while stack:
+                level = stack[-1]
+                child = self._next_child(level)
+                if child is not None:
+                    stack.append(child)
+                    self._list(child)
+                else:
+                    self._leave(stack.pop())
+            while self._unfinished:
+                self._finish(self._unfinished.popleft())
+        finally:
+            self._close(stack)
+        return root.tree_id
+
+    def _list(self, level: _Level) -> None:
+        """Look at every entry: what is unchanged is taken over, files are read, directories are left for later."""
+        if self._cancelled():
+            raise Interrupted("stopped while reading files")
+        try:
+            entries = level.directory.entries()
+        except OSError as error:
+            self._failed(level.directory.path, error)
+            level.same = False
+            return
+        before, reads = level.before, []
+        for entry in entries:
+            kind = entry.stat.type
+            if kind == "dir":
+                level.positions.append(len(level.slots))
+                level.subdirectories.append(entry)
+                level.slots.append(level)  # replaced when the subdirectory is entered
+                continue
+            node = before.get(entry.name)
+            reused = self._take_over(entry, node)
+            if reused is not None:
+                level.slots.append(reused)
+            elif kind == "file":
+                read = _Read(entry, node)
+                reads.append(read)
+                level.slots.append(read)
+            else:
+                self._add_other(level, entry)
+        level.same = level.same and not reads and len(entries) == len(before)
+        self._read(level, reads)
+
+    def _take_over(self, entry: Entry, node: Node | None) -> Node | None:
+        """The parent's node if it still says everything, counted; else None."""
+        if node is None or self._parent is None:
+            return None
+        if self._parent.policy.reuse(node, entry.stat) is not Reuse.ALL:
+            return None
+        if node.type == "file":
+            if not self._parent.holds_content(node):
+                return None
+            self.stats.files_unmodified += 1
+            self.stats.size += node.size
+            progress = self._reporter.progress
+            progress.files_done += 1
+            progress.bytes_done += node.size
+            if self._reporter.wants_items:
+                self._reporter.item(entry.path, "unmodified", node.size)
+        else:
+            self.stats.others += 1
+        return node
+
+    def _add_other(self, level: _Level, entry: Entry) -> None:
+        level.same = False
+        try:
+            node = entry.node()
+        except OSError as error:
+            self._failed(entry.path, error)
+            return
+        node.name = entry.name
+        level.slots.append(node)
+        self.stats.others += 1
+
+    def _read(self, level: _Level, reads: Sequence[_Read]) -> None:
+        if self._readers is None:
+            self._read_all(reads)
+            return
+        for start in range(0, len(reads), _BATCH):
+            level.reading.append(self._readers.submit(self._read_all, reads[start : start + _BATCH]))
+
+    def _read_all(self, reads: Sequence[_Read]) -> None:
+        for read in reads:
+            path = read.entry.path
+            self._reporter.progress.current = path
+            try:
+                read.saved = self._reuse_content(read) or self._files.save(read.entry)
+            except OSError as error:
+                self._failed(path, error)
+                continue
+            if read.saved.torn:
+                self.stats.warnings += 1
+                self._reporter.warn(path, "changed while it was read")
+            progress = self._reporter.progress
+            progress.files_done += 1
+            progress.bytes_done += read.saved.node.size
+
+    def _reuse_content(self, read: _Read) -> SavedFile | None:
+        """The file with fresh metadata and the parent's content, where only the content is known to be unchanged."""
+        before, parent = read.before, self._parent
+        if before is None or parent is None or before.type != "file":
+            return None
+        if parent.policy.reuse(before, read.entry.stat) is Reuse.NOTHING or not parent.holds_content(before):
+            return None
+        file = read.entry.open_file()
+        try:
+            node = file.node()
+        finally:
+            file.close()
+        node.name, node.size = read.entry.name, before.size
+        node.holes, node.holes_depth = before.holes, before.holes_depth
+        saved = SavedFile(node)
+        saved.reused = (before.content, before.content_depth)
+        return saved
+
+    def _next_child(self, level: _Level) -> _Level | None:
+        """Enter the next subdirectory; None when there is none left."""
+        while level.next_subdirectory < len(level.subdirectories):
+            at = level.next_subdirectory
+            level.next_subdirectory += 1
+            entry = level.subdirectories[at]
+            before = level.before.get(entry.name)
+            try:
+                child = self._enter(entry, before)
+            except OSError as error:
+                self._failed(entry.path, error)
+                level.same = False
+                continue
+            level.slots[level.positions[at]] = child
+            return child
+        return None
+
+    def _enter(self, entry: Entry, before: Node | None) -> _Level:
+        directory = entry.open_directory()
+        try:
+            whole = (
+                before is not None
+                and self._parent is not None
+                and self._parent.policy.reuse(before, entry.stat) is Reuse.ALL
+            )
+            node = before if whole else directory.node()
+        except OSError:
+            directory.close()
+            raise
+        if node is not None:
+            node.name = entry.name
+        subtree = before.subtree if before is not None and before.type == "dir" else b""
+        level = _Level(directory, node, self._nodes_before(subtree), subtree)
+        level.same = bool(subtree)
+        return level
+
+    def _nodes_before(self, tree_id: bytes) -> dict[bytes, Node]:
+        if not tree_id or self._parent is None:
+            return {}
+        try:
+            return self._parent.nodes(tree_id)
+        except DamagedObject as error:
+            self._reporter.warn(b"", f"the parent snapshot cannot be used fully: {error}")
+            return {}
+
+    def _leave(self, level: _Level) -> None:
+        """The directory is walked: store its tree as soon as its files are."""
+        self._unfinished.append(level)
+        while self._unfinished and (len(self._unfinished) > _UNFINISHED or _is_ready(self._unfinished[0])):
+            self._finish(self._unfinished.popleft())
+
+    def _finish(self, level: _Level) -> None:
+        for job in level.reading:
+            job.result()
+        level.directory.close()
+        nodes: list[Node] = []
+        for slot in level.slots:
+            if isinstance(slot, Node):
+                nodes.append(slot)
+            elif isinstance(slot, _Read):
+                if slot.saved is not None:
+                    nodes.append(self._finish_file(slot, slot.saved))
+            elif slot is not level and slot.node is not None:
+                nodes.append(self._finish_directory(level, slot, slot.node))
+        if level.same and level.before_id and self._saver.holds(level.before_id):
+            level.tree_id = level.before_id
+        else:
+            level.tree_id = save_tree(self._saver, nodes)
+        level.slots.clear()
+
+    def _finish_file(self, read: _Read, saved: SavedFile) -> Node:
+        node = saved.finish(self._saver)
+        self.stats.size += node.size
+        change: Change = "new" if read.before is None else "changed"
+        if read.before is None:
+            self.stats.files_new += 1
+        elif saved.reused is not None:
+            self.stats.files_unmodified += 1
+            change = "unmodified"
+        else:
+            self.stats.files_changed += 1
+        if self._reporter.wants_items:
+            self._reporter.item(read.entry.path, change, node.size)
+        return node
+
+    def _finish_directory(self, level: _Level, child: _Level, node: Node) -> Node:
+        self.stats.dirs += 1
+        if self._reporter.wants_items:
+            self._reporter.item(child.directory.path, "unmodified" if child.same else "changed", 0)
+        if node.subtree == child.tree_id:
+            return node
+        level.same = False
+        return msgspec.structs.replace(node, subtree=child.tree_id)
+
+    def _failed(self, path: bytes, error: OSError) -> None:
+        if error.errno == errno.ENOENT:
+            self.stats.warnings += 1
+            self._reporter.warn(path, "vanished before it could be read")
+            return
+        self.stats.errors += 1
+        self._reporter.problem(path, error.strerror or str(error))
+
+    def _close(self, stack: list[_Level]) -> None:
+        if self._readers is not None:
+            self._readers.shutdown(cancel_futures=True)
+        for level in (*stack, *self._unfinished):
+            level.directory.close()
+
+
+def _is_ready(level: _Level) -> bool:
+    """Whether the level's tree can be stored without waiting."""
+    if not all(job.done() for job in level.reading):
+        return False
+    return all(
+        part.done()
+        for slot in level.slots
+        if isinstance(slot, _Read) and slot.saved is not None
+        for part in slot.saved.parts
+        if isinstance(part, Future)
+    )
