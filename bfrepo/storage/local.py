@@ -295,6 +295,7 @@ class _LocalUpload:
 
     def commit(self, name: str) -> None:
         try:
+            object_path(self._kind, name)  # refuses what is no name
             with self._backend.writing(self._kind, name):
                 sync(self._file.fileno())
                 self._file.close()
