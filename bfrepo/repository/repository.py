@@ -72,6 +72,10 @@ class Repository:
         self.index.refresh(present, self.read_index)
         return self.index
 
+    def forget_index(self) -> None:
+        """Drop what is known of the index; the next refresh reads it as the storage has it."""
+        self.index = Index(self._cache)
+
     def fresh_index(self) -> Index:
         """The index as the storage has it now, independent of what was known before."""
         index = Index(self._cache)

@@ -1,0 +1,193 @@
+"""Backing up: choose the parent, archive the source, store the snapshot last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from bfrepo.archiver.archiver import Archiver, ArchiveStats
+from bfrepo.archiver.filesaver import FileSaver
+from bfrepo.archiver.parent import ParentPolicy, ParentTree
+from bfrepo.core.errors import Interrupted
+from bfrepo.core.progress import Reporter
+from bfrepo.data.selection import SnapshotFilter, find_snapshot
+from bfrepo.data.snapshot import SNAPSHOT_VERSION, Snapshot, SnapshotSummary
+from bfrepo.operations.publish import ContentLost, publish
+from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.repository.packing import SaverStats
+from bfrepo.repository.repository import Repository
+from bfrepo.repository.saver import Saver, SaverOptions
+from bfrepo.sources.base import Source
+from bfrepo.storage.discard import DiscardingBackend
+
+_MOST_PASSES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupOptions:
+    """What to write into the snapshot and how to go about it. `paths` are raw and absolute; `time` has a zone."""
+
+    paths: tuple[bytes, ...]
+    hostname: str
+    username: str
+    program: str
+    excludes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    label: str = ""
+    time: datetime | None = None
+    parent: str | None = None
+    force: bool = False
+    ignore_ctime: bool = False
+    ignore_inode: bool = False
+    with_atime: bool = False
+    dry_run: bool = False
+    skip_if_unchanged: bool = False
+    readers: int = 1
+    workers: int = 2
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """What a backup did. `snapshot_id` is None for a dry run and when nothing had changed and none was wanted."""
+
+    snapshot_id: bytes | None
+    snapshot: Snapshot
+    parent_id: bytes | None
+    archived: ArchiveStats
+    stored: SaverStats
+    duration_s: float
+
+
+def backup(
+    repository: Repository,
+    open_source: Callable[[], Source],
+    options: BackupOptions,
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
+) -> BackupResult:
+    """Make a snapshot of the source. Items that cannot be read are reported and left out.
+
+    `open_source` is called again in the rare case that a prune removed content this backup relied on. Raises
+    Interrupted when `cancelled` says so; what was stored until then is named in the index and is not stored again next
+    time.
+    """
+    begun, now = repository.clock.monotonic(), repository.clock.now()
+    for _ in range(_MOST_PASSES):
+        repository.refresh_index()
+        parent_id, parent = (None, None) if options.force else _choose_parent(repository, options)
+        try:
+            session = _Session(repository, options, parent, reporter, cancelled)
+            tree, stats = session.archive(open_source())
+            snapshot = _describe(options, now, parent_id, tree)
+            summary = _summary(stats, session.saver.stats)
+            summary.started_ns = int(now.timestamp() * 1e9)
+            summary.duration = repository.clock.monotonic() - begun
+            snapshot.summary = summary
+            unchanged = options.skip_if_unchanged and parent is not None and parent.tree == tree
+            snapshot_id = None if options.dry_run or unchanged else session.publish(snapshot)
+        except ContentLost:
+            repository.forget_index()
+            continue
+        duration = repository.clock.monotonic() - begun
+        return BackupResult(snapshot_id, snapshot, parent_id, stats, session.saver.stats, duration)
+    raise ContentLost("other programs deleted what this backup needs three times over")
+
+
+class _Session:
+    """One pass over the source."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        options: BackupOptions,
+        parent: Snapshot | None,
+        reporter: Reporter,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._repository = repository
+        self._options = options
+        self._parent = parent
+        self._reporter = reporter
+        self._cancelled = cancelled
+        config = repository.config
+        self._storing = SaverOptions(config.compression, config.pack_size, options.workers, options.verify)
+        target = DiscardingBackend(repository.backend) if options.dry_run else None
+        self.saver: Saver = repository.make_saver(self._storing, backend=target)
+
+    def archive(self, source: Source) -> tuple[bytes, ArchiveStats]:
+        """Store everything the source holds; the root tree. On an interruption what was stored is kept."""
+        try:
+            tree, stats = self._archive(source)
+            self.saver.flush()
+        except (Interrupted, KeyboardInterrupt):
+            self.saver.flush()
+            raise
+        finally:
+            self.saver.close()
+        return tree, stats
+
+    def publish(self, snapshot: Snapshot) -> bytes:
+        """Store the snapshot."""
+        known = self._repository.index.objects | self.saver.index_objects
+        return publish(self._repository, snapshot, known, self._storing)
+
+    def _archive(self, source: Source) -> tuple[bytes, ArchiveStats]:
+        options, repository = self._options, self._repository
+        parent = None
+        if self._parent is not None:
+            policy = ParentPolicy(
+                started_ns=self._parent.summary.started_ns,
+                ignore_ctime=options.ignore_ctime,
+                ignore_inode=options.ignore_inode,
+                fresh_atime=options.with_atime,
+            )
+            parent = ParentTree(repository.loader, self.saver, policy)
+        files = FileSaver(self.saver, repository.config.make_chunker(), self._cancelled)
+        archiver = Archiver(self.saver, files, parent, self._reporter, self._cancelled, readers=options.readers)
+        tree = archiver.save(source, self._parent.tree if self._parent is not None else b"")
+        return tree, archiver.stats
+
+
+def _choose_parent(repository: Repository, options: BackupOptions) -> tuple[bytes | None, Snapshot | None]:
+    """The snapshot to compare with: the one that was named, else the latest of the same host and paths."""
+    snapshots = load_snapshots(repository, on_error=lambda name, error: None)
+    if options.parent is not None:
+        identifier = find_snapshot(options.parent, snapshots)
+        return identifier, snapshots[identifier]
+    same = SnapshotFilter(hosts=(options.hostname,), paths=options.paths).apply(snapshots)
+    exact = [identifier for identifier, each in same.items() if set(each.paths) == set(options.paths)]
+    return (exact[-1], snapshots[exact[-1]]) if exact else (None, None)
+
+
+def _describe(options: BackupOptions, now: datetime, parent_id: bytes | None, tree: bytes) -> Snapshot:
+    return Snapshot(
+        version=SNAPSHOT_VERSION,
+        time=(options.time or now).isoformat(),
+        tree=tree,
+        paths=list(options.paths),
+        hostname=options.hostname,
+        username=options.username,
+        excludes=list(options.excludes),
+        tags=sorted(set(options.tags)),
+        label=options.label,
+        parent=parent_id or b"",
+        program=options.program,
+    )
+
+
+def _summary(seen: ArchiveStats, stored: SaverStats) -> SnapshotSummary:
+    return SnapshotSummary(
+        files_new=seen.files_new,
+        files_changed=seen.files_changed,
+        files_unmodified=seen.files_unmodified,
+        files=seen.files_new + seen.files_changed + seen.files_unmodified,
+        dirs=seen.dirs,
+        others=seen.others,
+        size=seen.size,
+        data_added=stored.bytes_new,
+        data_stored=stored.bytes_stored,
+        blobs_added=stored.blobs_new,
+        errors=seen.errors,
+    )

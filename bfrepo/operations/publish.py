@@ -1,0 +1,125 @@
+"""Making a snapshot visible, so that no prune that runs at the same time can take away what it needs (INV-1, INV-8).
+
+    claim       write the root tree, and the ID the snapshot will have
+    look        list the index again: nothing new and nothing gone, the usual case, means nothing was doomed since the backup began
+    mend        otherwise walk the tree against the index as it is now; what is only in doomed or missing packs is stored again,
+                read from its old pack while that is still there; look once more
+    snapshot    write it
+    unclaim     remove the claim; if somebody removed it first, check the snapshot and take it back if it dangles
+
+A prune writes its flag before it looks for claims, a backup its claim before it looks for flags, so at least one of the
+two sees the other; if both do, both give way. Why that is enough: docs/format.md, "Living together".
+"""
+
+from __future__ import annotations
+
+from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageDenied, StorageObjectMissing
+from bfrepo.core.ids import BlobKind, short_id
+from bfrepo.data.references import reachable
+from bfrepo.data.snapshot import SNAPSHOT_VERSION, Claim, Snapshot, encode_claim, encode_snapshot
+from bfrepo.index.format import PackState
+from bfrepo.index.index import Index
+from bfrepo.repository.repository import Repository
+from bfrepo.repository.saver import SaverOptions
+from bfrepo.storage.base import ObjectKind
+
+_MOST_LOOKS = 5
+
+
+class ContentLost(BackupForgeError):
+    """A prune has deleted what this backup relied on, and only the source can give it again."""
+
+    code = "content-lost"
+
+
+def publish(repository: Repository, snapshot: Snapshot, known_index: set[str], options: SaverOptions) -> bytes:
+    """Store the snapshot; its ID. `known_index` names the index objects that the backup read or wrote.
+
+    Everything the snapshot needs must be durable (Saver.flush). Raises ContentLost when the source must be read again.
+    """
+    name, data = repository.objects.encode(ObjectKind.SNAPSHOT, encode_snapshot(snapshot))
+    claim = Claim(
+        version=SNAPSHOT_VERSION,
+        tree=snapshot.tree,
+        snapshot=bytes.fromhex(name),
+        time=repository.clock.now().isoformat(),
+        hostname=snapshot.hostname,
+    )
+    claim_name = repository.objects.save(ObjectKind.CLAIM, encode_claim(claim))
+    try:
+        _make_sure(repository, snapshot.tree, known_index, options)
+        repository.backend.save(ObjectKind.SNAPSHOT, name, data)
+    except BaseException:
+        _remove_claim(repository, claim_name)
+        raise
+    if not _claim_stands(repository, claim_name):
+        _check_or_take_back(repository, name, snapshot.tree)
+    _remove_claim(repository, claim_name)
+    return bytes.fromhex(name)
+
+
+def _make_sure(repository: Repository, tree: bytes, known_index: set[str], options: SaverOptions) -> None:
+    """Return once everything below `tree` is in packs that nobody is about to delete."""
+    for _ in range(_MOST_LOOKS):
+        if repository.index_names() == known_index:
+            return
+        index = repository.fresh_index()
+        lost = unsafe_blobs(repository, index, tree)
+        if not lost:
+            return
+        known_index = _store_again(repository, index, lost, options) | index.objects
+    raise BackupForgeError(
+        f"other programs keep deleting what this backup needs from {repository.location}",
+        hint="run the backup again when no prune without grace time is running",
+    )
+
+
+def unsafe_blobs(repository: Repository, index: Index, tree: bytes) -> dict[bytes, BlobKind]:
+    """Blobs below `tree` (with their kind) that no live or condemned pack of `index` holds."""
+    loader, table = repository.loader, index.table
+    states = {pack.id: pack.state for pack in table.packs()}
+    lost: dict[bytes, BlobKind] = {}
+    for kind, blob_id in reachable(loader, tree):
+        held = (states[table.pack_of(copy.frame)] for copy in table.copies(blob_id))
+        if all(state is PackState.DOOMED for state in held):
+            lost[blob_id] = kind
+    return lost
+
+
+def _store_again(repository: Repository, index: Index, lost: dict[bytes, BlobKind], options: SaverOptions) -> set[str]:
+    """Copy blobs out of packs that may be deleted any moment; the index objects that name the copies."""
+    old = repository.loader
+    repository.index = index
+    saver = repository.make_saver(options)
+    try:
+        for blob_id, kind in lost.items():
+            try:
+                saver.save(kind, old.load(kind, blob_id))
+            except (DamagedObject, StorageObjectMissing) as error:
+                raise ContentLost(f"blob {short_id(blob_id)} was deleted while this backup ran: {error}") from error
+        saver.flush()
+    finally:
+        saver.close()
+    return saver.index_objects
+
+
+def _claim_stands(repository: Repository, claim_name: str) -> bool:
+    try:
+        repository.backend.size(ObjectKind.CLAIM, claim_name)
+    except StorageObjectMissing:
+        return False
+    return True
+
+
+def _check_or_take_back(repository: Repository, name: str, tree: bytes) -> None:
+    if not unsafe_blobs(repository, repository.fresh_index(), tree):
+        return
+    repository.backend.delete(ObjectKind.SNAPSHOT, name)
+    raise ContentLost(f"snapshot {name[:8]} was taken back: what it needs was deleted while its claim was missing")
+
+
+def _remove_claim(repository: Repository, claim_name: str) -> None:
+    try:
+        repository.backend.delete(ObjectKind.CLAIM, claim_name)
+    except StorageDenied:
+        return  # a store that forbids deletion: the claim counts as finished once its snapshot exists

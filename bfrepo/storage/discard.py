@@ -1,0 +1,73 @@
+"""A backend whose writes vanish: a dry run does all the work but the storing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bfrepo.core.protocols import Buffer
+from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind, Upload
+
+
+class DiscardingBackend:
+    """Reads from `inner`, and takes every object without keeping it. Thread rule and errors are those of `inner`."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+
+    @property
+    def location(self) -> str:
+        """Where the inner backend is."""
+        return self._inner.location
+
+    @property
+    def connections(self) -> int:
+        """As many as the inner backend's."""
+        return self._inner.connections
+
+    def create(self) -> None:
+        """Makes nothing."""
+
+    def list(self, kind: ObjectKind) -> Iterator[ObjectInfo]:
+        """See `Backend.list`."""
+        return self._inner.list(kind)
+
+    def size(self, kind: ObjectKind, name: str) -> int:
+        """See `Backend.size`."""
+        return self._inner.size(kind, name)
+
+    def load(self, kind: ObjectKind, name: str) -> bytes:
+        """See `Backend.load`."""
+        return self._inner.load(kind, name)
+
+    def read(self, kind: ObjectKind, name: str, offset: int, length: int) -> bytes:
+        """See `Backend.read`."""
+        return self._inner.read(kind, name, offset, length)
+
+    def read_into(self, kind: ObjectKind, name: str, offset: int, buffer: memoryview) -> None:
+        """See `Backend.read_into`."""
+        self._inner.read_into(kind, name, offset, buffer)
+
+    def save(self, kind: ObjectKind, name: str, data: Buffer) -> None:
+        """Keeps nothing."""
+
+    def upload(self, kind: ObjectKind) -> Upload:
+        """An upload that keeps nothing."""
+        return _Nowhere()
+
+    def delete(self, kind: ObjectKind, name: str) -> None:
+        """Deletes nothing."""
+
+    def close(self) -> None:
+        """Closes the inner backend."""
+        self._inner.close()
+
+
+class _Nowhere:
+    def write(self, data: Buffer) -> None:
+        """Keeps nothing."""
+
+    def commit(self, name: str) -> None:
+        """Keeps nothing."""
+
+    def abort(self) -> None:
+        """Has nothing to drop."""
