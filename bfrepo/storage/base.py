@@ -26,6 +26,9 @@ Errors
 Threads
     All methods of a Backend may be called from any thread, several at once. An Upload belongs to one thread at a time;
     any number of uploads may be open.
+
+Memory
+    A backend keeps no reference to a buffer after the call that got it, so the caller may use it again at once.
 """
 
 from __future__ import annotations
@@ -33,10 +36,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
-"""Bytes that a backend takes. It never keeps a reference after the call, so the memory may be used again."""
+from bfrepo.core.protocols import Buffer
 
 CONFIG_NAME = "config"
 """The name of the one object that is not named by its hash."""

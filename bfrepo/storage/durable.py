@@ -7,7 +7,7 @@ import os
 from io import FileIO
 from pathlib import Path
 
-from bfrepo.storage.base import Buffer
+from bfrepo.core.protocols import Buffer
 
 _FILE_MODE = 0o400
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})

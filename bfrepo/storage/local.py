@@ -37,7 +37,8 @@ from bfrepo.core.errors import (
     StorageObjectExists,
     StorageObjectMissing,
 )
-from bfrepo.storage.base import Buffer, ObjectInfo, ObjectKind, Upload
+from bfrepo.core.protocols import Buffer
+from bfrepo.storage.base import ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.durable import link_new, open_private, sync, sync_directory, write_all
 from bfrepo.storage.layout import DIRECTORY_KINDS, describe, object_path, parse_object_path
 from bfrepo.storage.openfiles import OpenFiles

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 
 from bfrepo.core.errors import DamagedObject, RepositoryExists, StorageObjectExists, StorageObjectMissing
-from bfrepo.storage.base import CONFIG_NAME, Buffer, ObjectInfo, ObjectKind, Upload
+from bfrepo.core.protocols import Buffer
+from bfrepo.storage.base import CONFIG_NAME, ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.layout import describe, object_path
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from bfrepo.core.errors import StorageDenied
-from bfrepo.storage.base import Backend, Buffer, ObjectInfo, ObjectKind, Upload
+from bfrepo.core.protocols import Buffer
+from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind, Upload
 
 
 class ReadOnlyBackend:

@@ -28,7 +28,8 @@ from bfrepo.core.errors import (
     StorageObjectExists,
     StorageObjectMissing,
 )
-from bfrepo.storage.base import Backend, Buffer, ObjectInfo, ObjectKind
+from bfrepo.core.protocols import Buffer
+from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind
 from bfrepo.storage.layout import DIRECTORY_KINDS, object_path
 
 PACK = ObjectKind.PACK

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from bfrepo.core.errors import DamagedObject, StorageError, StorageObjectMissing
-from bfrepo.storage.base import Backend, Buffer, ObjectInfo, ObjectKind, Upload
+from bfrepo.core.protocols import Buffer
+from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.layout import describe, object_path
 from bfrepo.storage.memory import MemoryBackend
 
