@@ -256,19 +256,19 @@ class BlobTable:
 
     def _add_blobs(self, first_frame: int, directory: PackDirectory) -> None:
         ids, sizes = bytes(directory.blob_ids), directory.blob_sizes
-        blobs, at = self._blobs, 0
+        blobs, copies, pack = self._blobs, self._copies, _PLACE.pack
+        at = 0
         for frame, count in enumerate(directory.blob_counts, first_frame):
             offset = 0
-            for position in range(at, at + count):
-                blob_id = ids[position * ID_SIZE : (position + 1) * ID_SIZE]
-                value = _PLACE.pack(frame, offset, sizes[position])
-                held = blobs.get(blob_id)
-                if held is None or held == _RESERVED:
-                    blobs[blob_id] = value
+            for size in sizes[at : at + count]:
+                blob_id = ids[at * ID_SIZE : (at + 1) * ID_SIZE]
+                at += 1
+                value = pack(frame, offset, size)
+                offset += size
+                if blob_id in blobs and blobs[blob_id] != _RESERVED:
+                    copies.setdefault(blob_id, []).append(value)
                 else:
-                    self._copies.setdefault(blob_id, []).append(value)
-                offset += sizes[position]
-            at += count
+                    blobs[blob_id] = value
 
     def _is_live(self, value: bytes) -> bool:
         if not self._any_leaving:
