@@ -1,19 +1,23 @@
-"""The one thing pyproject.toml cannot say yet: how to build the chunker's kernel. Everything else is there."""
+"""The one thing pyproject.toml cannot say yet: how to build the two kernels. Everything else is there."""
 
 from __future__ import annotations
 
 from setuptools import Extension, setup
 
+
+def kernel(module: str) -> Extension:
+    """The extension whose one source file is named for its module."""
+    return Extension(
+        module,
+        sources=[f"{module.replace('.', '/')}.c"],
+        # The limited API of 3.11, the first to have the buffer protocol: one wheel serves 3.11 and all that follow.
+        define_macros=[("Py_LIMITED_API", "0x030B0000")],
+        py_limited_api=True,
+        extra_compile_args=["-O3", "-Wall", "-Wextra"],
+    )
+
+
 setup(
-    ext_modules=[
-        Extension(
-            "bfrepo.chunker._gear",
-            sources=["bfrepo/chunker/_gear.c"],
-            # The limited API of 3.11, the first to have the buffer protocol: one wheel serves 3.11 and all that follow.
-            define_macros=[("Py_LIMITED_API", "0x030B0000")],
-            py_limited_api=True,
-            extra_compile_args=["-O3", "-Wall", "-Wextra"],
-        )
-    ],
+    ext_modules=[kernel("bfrepo.chunker._gear"), kernel("bfrepo.localfs._scan")],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -1,9 +1,10 @@
 /* What a directory holds, and what each entry is, in one call without the GIL.
  *
- *   scan(dir_fd)             getdents64 and statx for every name, sorted by name
+ *   scan(dir_fd, leave_out)  getdents64, and statx for every name that is not left out, sorted by name
  *   stat_at(dir_fd, name)    statx of one name; a symlink is not followed
  *   stat_fd(fd)              statx of something open
  *   open_file(dir_fd, name)  openat, statx and flistxattr of a regular file
+ *   read_small(dir_fd, names, limit, buffer)  all of that, read and close for many plain small files
  *
  * Why it is not os.scandir and os.stat: statx alone tells the birth time and the inode flags, and several calls into the system per
  * file, each giving the GIL away and asking for it back, cost more than the calls themselves. docs/decisions/0002 has the numbers.
@@ -16,6 +17,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
@@ -124,14 +126,20 @@ look(int fd, const char *name, Facts *facts)
     return facts->error;
 }
 
-/* The names of a directory: NUL-terminated texts one after the other, and where each begins. */
+/* A name in a directory. */
+typedef struct {
+    union {
+        size_t offset;    /* in the texts, while those may still move */
+        const char *text; /* afterwards */
+    };
+    uint8_t kind; /* as the directory tells it; KINDS when it does not */
+} Name;
+
+/* What a directory holds: NUL-terminated texts one after the other, where each begins, and facts for each. */
 typedef struct {
     char *texts;
     size_t used, room;
-    union {
-        size_t offset;    /* while `texts` may still move */
-        const char *text; /* afterwards */
-    } *names;
+    Name *names;
     size_t count, slots;
     Facts *facts;
 } Listing;
@@ -159,7 +167,7 @@ listing_reserve(Listing *listing, size_t length)
     }
     if (listing->count == listing->slots) {
         size_t slots = listing->slots * 2 + 64;
-        void *names = realloc(listing->names, slots * sizeof(*listing->names));
+        Name *names = realloc(listing->names, slots * sizeof(Name));
         if (names == NULL) {
             return ENOMEM;
         }
@@ -169,31 +177,34 @@ listing_reserve(Listing *listing, size_t length)
     return 0;
 }
 
-static int
-listing_add(Listing *listing, const char *name)
-{
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
-        return 0;
-    }
-    size_t length = strlen(name) + 1;
-    int error = listing_reserve(listing, length);
-    if (error == 0) {
-        memcpy(listing->texts + listing->used, name, length);
-        listing->names[listing->count++].offset = listing->used;
-        listing->used += length;
-    }
-    return error;
-}
-
 /* The record of getdents64(2). */
-struct record {
+typedef struct {
     uint64_t inode;
     int64_t next;
     unsigned short length;
     unsigned char type;
     char name[];
-};
+} Record;
 
+static int
+listing_add(Listing *listing, const Record *record)
+{
+    if (strcmp(record->name, ".") == 0 || strcmp(record->name, "..") == 0) {
+        return 0;
+    }
+    size_t length = strlen(record->name) + 1;
+    int error = listing_reserve(listing, length);
+    if (error == 0) {
+        Name *name = &listing->names[listing->count++];
+        name->offset = listing->used;
+        name->kind = record->type == DT_UNKNOWN ? KINDS : kind_of(DTTOIF(record->type));
+        memcpy(listing->texts + listing->used, record->name, length);
+        listing->used += length;
+    }
+    return error;
+}
+
+/* Read all names. An errno, or 0. */
 static int
 listing_read(Listing *listing, int fd)
 {
@@ -209,8 +220,8 @@ listing_read(Listing *listing, int fd)
         if (size <= 0) {
             return size < 0 ? errno : 0;
         }
-        for (long at = 0; at < size; at += ((struct record *)(buffer + at))->length) {
-            int error = listing_add(listing, ((struct record *)(buffer + at))->name);
+        for (long at = 0; at < size; at += ((Record *)(buffer + at))->length) {
+            int error = listing_add(listing, (Record *)(buffer + at));
             if (error != 0) {
                 return error;
             }
@@ -219,31 +230,46 @@ listing_read(Listing *listing, int fd)
 }
 
 static int
-compare_texts(const void *left, const void *right)
+compare_names(const void *left, const void *right)
 {
-    return strcmp(*(const char *const *)left, *(const char *const *)right); /* strcmp compares unsigned bytes, as Python does */
+    return strcmp(((const Name *)left)->text, ((const Name *)right)->text); /* unsigned bytes, as Python compares them */
 }
 
-/* Fill `listing`: names in order, facts for each. An errno for the directory as a whole; that of a name is in its facts. */
-static int
-listing_fill(Listing *listing, int fd)
+static void
+listing_sort(Listing *listing)
 {
-    int error = listing_read(listing, fd);
-    if (error != 0 || listing->count == 0) {
-        return error;
+    for (size_t i = 0; i < listing->count; i++) {
+        listing->names[i].text = listing->texts + listing->names[i].offset;
     }
-    listing->facts = malloc(listing->count * sizeof(Facts));
+    if (listing->count > 1) {
+        qsort(listing->names, listing->count, sizeof(Name), compare_names);
+    }
+}
+
+/* Look at every name; what goes wrong with one is in its facts. 0 or ENOMEM. */
+static int
+listing_look(Listing *listing, int fd)
+{
+    listing->facts = malloc((listing->count + 1) * sizeof(Facts));
     if (listing->facts == NULL) {
         return ENOMEM;
     }
     for (size_t i = 0; i < listing->count; i++) {
-        listing->names[i].text = listing->texts + listing->names[i].offset;
-    }
-    qsort(listing->names, listing->count, sizeof(*listing->names), compare_texts);
-    for (size_t i = 0; i < listing->count; i++) {
         look(fd, listing->names[i].text, &listing->facts[i]);
     }
     return 0;
+}
+
+/* Find out the kinds that the directory did not tell. What cannot be looked at counts as a file. */
+static void
+listing_settle_kinds(Listing *listing, int fd)
+{
+    Facts facts;
+    for (size_t i = 0; i < listing->count; i++) {
+        if (listing->names[i].kind == KINDS) {
+            listing->names[i].kind = look(fd, listing->names[i].text, &facts) == 0 ? facts.kind : KIND_FILE;
+        }
+    }
 }
 
 static int
@@ -327,6 +353,79 @@ open_regular(int dir_fd, const char *name, OpenedFile *file)
         close(file->fd);
     }
     return error;
+}
+
+/* What became of a name in `read_small`. */
+typedef struct {
+    const char *name;
+    Facts facts;
+    int whole; /* its content is in the buffer; otherwise it is for somebody else to read */
+} SmallFile;
+
+/* Read `size` bytes and find the end behind them. 1 when that is so. */
+static int
+read_whole(int fd, char *buffer, size_t size)
+{
+    size_t done = 0;
+    while (done < size) {
+        ssize_t count = pread(fd, buffer + done, size - done, (off_t)done);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) {
+            return 0;
+        }
+        done += (size_t)count;
+    }
+    return 1;
+}
+
+/* Whether the open file is plain: regular, without holes and extended attributes. */
+static int
+is_plain(int fd, const Facts *facts)
+{
+    char names[1]; /* flistxattr says ERANGE when there are names that do not fit */
+    return facts->kind == KIND_FILE && facts->blocks * 512 >= facts->size &&
+           (flistxattr(fd, names, sizeof(names)) == 0 || errno == ENOTSUP);
+}
+
+/* Read one file if it is plain, fits, and does not change meanwhile. 0 when it does not fit: what follows must wait. */
+static int
+read_one(int dir_fd, SmallFile *file, size_t limit, char *buffer, size_t room)
+{
+    Facts after;
+    int fits = 1;
+    int fd = open_quietly(dir_fd, file->name);
+    file->whole = 0;
+    if (fd < 0) {
+        return 1;
+    }
+    if (look(fd, "", &file->facts) == 0) {
+        int small = file->facts.kind == KIND_FILE && file->facts.size <= limit;
+        fits = !small || file->facts.size <= room;
+        if (small && fits && is_plain(fd, &file->facts) && read_whole(fd, buffer, file->facts.size) && look(fd, "", &after) == 0) {
+            file->whole = after.mtime_ns == file->facts.mtime_ns && after.ctime_ns == file->facts.ctime_ns &&
+                          after.size == file->facts.size;
+        }
+    }
+    close(fd);
+    return fits;
+}
+
+/* How many files were dealt with: all, or those before the first that no longer fits. `limit` is at most `room`. */
+static size_t
+read_all(int dir_fd, SmallFile *files, size_t count, size_t limit, char *buffer, size_t room)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!read_one(dir_fd, &files[i], limit, buffer + used, room - used)) {
+            return i;
+        }
+        if (files[i].whole) {
+            used += files[i].facts.size;
+        }
+    }
+    return count;
 }
 
 /* ---- Python ---- */
@@ -465,24 +564,92 @@ listing_results(const State *state, const Listing *listing)
     return results;
 }
 
-static PyObject *
-scan(PyObject *module, PyObject *argument)
+/* Ask leave_out(name, type) about one name. 1, 0, or -1 with an exception. */
+static int
+is_left_out(const State *state, PyObject *leave_out, const Name *name)
 {
-    Listing listing = {0};
-    PyObject *results = NULL;
+    int answer = -1;
+    PyObject *result = NULL;
+    PyObject *text = PyBytes_FromString(name->text);
+    if (text != NULL) {
+        result = PyObject_CallFunctionObjArgs(leave_out, text, state->kinds[name->kind], NULL);
+    }
+    if (result != NULL) {
+        answer = PyObject_IsTrue(result);
+    }
+    Py_XDECREF(text);
+    Py_XDECREF(result);
+    return answer;
+}
+
+/* Drop what is left out, before anything of it is touched: it may be a mount that never answers. 0, or -1 with an exception. */
+static int
+listing_drop(Listing *listing, const State *state, PyObject *leave_out)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < listing->count; i++) {
+        int answer = is_left_out(state, leave_out, &listing->names[i]);
+        if (answer < 0) {
+            return -1;
+        }
+        if (answer == 0) {
+            listing->names[kept++] = listing->names[i];
+        }
+    }
+    listing->count = kept;
+    return 0;
+}
+
+static int
+scan_names(Listing *listing, int fd, int with_kinds)
+{
     int error;
-    int fd = PyObject_AsFileDescriptor(argument);
-    if (fd < 0) {
+    Py_BEGIN_ALLOW_THREADS
+    error = listing_read(listing, fd);
+    if (error == 0) {
+        listing_sort(listing);
+        if (with_kinds) {
+            listing_settle_kinds(listing, fd);
+        }
+    }
+    Py_END_ALLOW_THREADS
+    return error;
+}
+
+static int
+scan_facts(Listing *listing, int fd)
+{
+    int error;
+    Py_BEGIN_ALLOW_THREADS
+    error = listing_look(listing, fd);
+    Py_END_ALLOW_THREADS
+    return error;
+}
+
+static PyObject *
+scan_into(Listing *listing, const State *state, int fd, PyObject *leave_out)
+{
+    int error = scan_names(listing, fd, leave_out != Py_None);
+    if (error != 0) {
+        return raise_errno(error);
+    }
+    if (leave_out != Py_None && listing_drop(listing, state, leave_out) < 0) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    error = listing_fill(&listing, fd);
-    Py_END_ALLOW_THREADS
-    if (error != 0) {
-        raise_errno(error);
-    } else {
-        results = listing_results(PyModule_GetState(module), &listing);
+    error = scan_facts(listing, fd);
+    return error != 0 ? raise_errno(error) : listing_results(state, listing);
+}
+
+static PyObject *
+scan(PyObject *module, PyObject *arguments)
+{
+    Listing listing = {0};
+    PyObject *leave_out = Py_None;
+    int fd;
+    if (!PyArg_ParseTuple(arguments, "i|O:scan", &fd, &leave_out)) {
+        return NULL;
     }
+    PyObject *results = scan_into(&listing, PyModule_GetState(module), fd, leave_out);
     listing_free(&listing);
     return results;
 }
@@ -575,11 +742,79 @@ open_file(PyObject *module, PyObject *arguments)
     return opened_result(PyModule_GetState(module), name, &file);
 }
 
+/* [Stat or None, ...] for the first `count` files. */
+static PyObject *
+small_results(const State *state, PyObject *names, const SmallFile *files, size_t count)
+{
+    PyObject *results = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; results != NULL && i < count; i++) {
+        PyObject *item = Py_None;
+        if (files[i].whole) {
+            PyObject *name = PyTuple_GetItem(names, (Py_ssize_t)i);
+            Py_XINCREF(name);
+            item = stat_new(state, name, &files[i].facts);
+        }
+        else {
+            Py_INCREF(item);
+        }
+        if (item == NULL || PyList_SetItem(results, (Py_ssize_t)i, item) < 0) {
+            Py_CLEAR(results);
+        }
+    }
+    return results;
+}
+
+static PyObject *
+read_names(const State *state, int dir_fd, PyObject *names, size_t limit, const Py_buffer *buffer)
+{
+    PyObject *results = NULL;
+    Py_ssize_t count = PyTuple_Size(names);
+    SmallFile *files = calloc((size_t)count + 1, sizeof(SmallFile));
+    if (files == NULL) {
+        return PyErr_NoMemory();
+    }
+    int failed = 0;
+    for (Py_ssize_t i = 0; i < count && !failed; i++) {
+        PyObject *name = PyTuple_GetItem(names, i);
+        failed = name == NULL || (files[i].name = name_text(name)) == NULL;
+    }
+    if (!failed) {
+        size_t done;
+        Py_BEGIN_ALLOW_THREADS
+        done = read_all(dir_fd, files, (size_t)count, limit, buffer->buf, (size_t)buffer->len);
+        Py_END_ALLOW_THREADS
+        results = small_results(state, names, files, done);
+    }
+    free(files);
+    return results;
+}
+
+static PyObject *
+read_small(PyObject *module, PyObject *arguments)
+{
+    int dir_fd;
+    Py_ssize_t limit;
+    PyObject *names, *results = NULL;
+    Py_buffer buffer;
+    if (!PyArg_ParseTuple(arguments, "iO!nw*:read_small", &dir_fd, &PyTuple_Type, &names, &limit, &buffer)) {
+        return NULL;
+    }
+    if (limit < 0 || limit > buffer.len) {
+        PyErr_SetString(PyExc_ValueError, "the limit must be within the size of the buffer");
+    }
+    else {
+        results = read_names(PyModule_GetState(module), dir_fd, names, (size_t)limit, &buffer);
+    }
+    PyBuffer_Release(&buffer);
+    return results;
+}
+
 static PyMethodDef methods[] = {
-    {"scan", scan, METH_O, "scan(dir_fd) -> (stats sorted by name, [(name, errno)])"},
+    {"scan", scan, METH_VARARGS, "scan(dir_fd, leave_out=None) -> (stats sorted by name, [(name, errno)])"},
     {"stat_at", stat_at, METH_VARARGS, "stat_at(dir_fd, name) -> Stat, of a symlink itself"},
     {"stat_fd", stat_fd, METH_O, "stat_fd(fd) -> Stat, with an empty name"},
     {"open_file", open_file, METH_VARARGS, "open_file(dir_fd, name) -> (fd, Stat, NUL-terminated names of xattrs)"},
+    {"read_small", read_small, METH_VARARGS, "read_small(dir_fd, names, limit, buffer) -> [Stat or None, ...]"},
     {NULL, NULL, 0, NULL},
 };
 

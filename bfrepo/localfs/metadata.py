@@ -52,8 +52,9 @@ def make_node(
 ) -> Node:
     """Everything about an entry but its content.
 
-    A directory's link count only counts its subdirectories, and a device number may differ after every boot: both are kept only
-    where a restore needs them, for the names of one file, so that an unchanged tree stays the same bytes (INV-7).
+    A directory's link count only counts its subdirectories, and a device number may differ after every boot: both are
+    kept only where a restore needs them, for the names of one file, so that an unchanged tree stays the same bytes
+    (INV-7).
     """
     kind = stat.type
     linked = stat.links > 1 and kind != "dir"
@@ -80,41 +81,34 @@ def make_node(
     )
 
 
-def xattrs_of(place: int | bytes) -> list[tuple[bytes, bytes]]:
-    """Extended attributes of a descriptor or a path, sorted by name. A symlink at the end of a path is not followed.
-
-    Empty where the file system has none. Raises OSError.
+def xattrs_of(place: int | bytes, *, follow_symlinks: bool = True) -> list[tuple[bytes, bytes]]:
+    """Extended attributes of a descriptor or a path, sorted by name; empty where the file system has none. Raises
+    OSError.
     """
-    follow = isinstance(place, int)
     try:
-        names = os.listxattr(place, follow_symlinks=follow)
+        names = os.listxattr(place, follow_symlinks=follow_symlinks)
     except OSError as error:
         if error.errno in _NOT_THERE:
             return []
         raise
-    return _values(place, [os.fsencode(name) for name in names], follow=follow)
+    return _values(place, [os.fsencode(name) for name in names], follow_symlinks=follow_symlinks)
 
 
 def xattrs_named(fd: int, names: bytes) -> list[tuple[bytes, bytes]]:
     """The attributes of an open file whose names are known already, each ended by NUL. Raises OSError."""
-    return _values(fd, names.split(b"\0")[:-1], follow=True)
-
-
-def path_at(dir_fd: int, name: bytes) -> bytes:
-    """A path to `name` in an open directory, short however deep that is, for calls that take no descriptor. Needs /proc."""
-    return b"/proc/self/fd/%d/%s" % (dir_fd, name)
+    return _values(fd, names.split(b"\0")[:-1], follow_symlinks=True)
 
 
 def path_of(fd: int) -> bytes:
-    """A path to what an O_PATH descriptor stands for, with an end that is no symlink. Only for a directory."""
-    return path_at(fd, b".")
+    """A path that stands for a descriptor, for calls that take none (O_PATH), however deep it is. Needs /proc."""
+    return b"/proc/self/fd/%d" % fd
 
 
-def _values(place: int | bytes, names: list[bytes], *, follow: bool) -> list[tuple[bytes, bytes]]:
+def _values(place: int | bytes, names: list[bytes], *, follow_symlinks: bool) -> list[tuple[bytes, bytes]]:
     found = []
     for name in sorted(names):
         try:
-            found.append((name, os.getxattr(place, name, follow_symlinks=follow)))
+            found.append((name, os.getxattr(place, name, follow_symlinks=follow_symlinks)))
         except OSError as error:
             if error.errno not in _NOT_THERE:
                 raise

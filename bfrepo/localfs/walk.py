@@ -1,7 +1,7 @@
 """Going through a file system by directory descriptors: no path is too long, and no symlink leads astray on the way.
 
-Every open below a path that was asked for has O_NOFOLLOW. Access times are left alone where the system allows that: O_NOATIME is
-for the owner of a file and for root, anybody else gets EPERM and opens without it.
+Every open below a path that was asked for has O_NOFOLLOW. Access times are left alone where the system allows that:
+O_NOATIME is for the owner of a file and for root, anybody else gets EPERM and opens without it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_
 _WAYPOINT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def open_directory(name: bytes, dir_fd: int) -> int:
+def open_directory(name: bytes, dir_fd: int | None = None) -> int:
     """A descriptor that can be listed. Raises OSError, also when `name` is a symlink."""
     try:
         return os.open(name, _DIRECTORY | os.O_NOATIME, dir_fd=dir_fd)
@@ -26,7 +26,8 @@ def open_directory(name: bytes, dir_fd: int) -> int:
 
 
 def open_waypoint(name: bytes, dir_fd: int | None = None, *, follow_symlinks: bool) -> int:
-    """A descriptor to go through and to look at, not to list; needs no permission to read. Mounts nothing automatically.
+    """A descriptor to go through and to look at, not to list; needs no permission to read. Mounts nothing
+    automatically.
 
     Raises OSError, also when `name` is a symlink that must not be followed.
     """
@@ -34,7 +35,9 @@ def open_waypoint(name: bytes, dir_fd: int | None = None, *, follow_symlinks: bo
 
 
 def stat_path(path: bytes) -> Stat:
-    """A look at an absolute path of any length. Symlinks on the way are followed, the last name is not. Raises OSError."""
+    """A look at an absolute path of any length. Symlinks on the way are followed, the last name is not. Raises
+    OSError.
+    """
     fd = open_waypoint(b"/", follow_symlinks=True)
     try:
         rest = path.strip(b"/") or b"."

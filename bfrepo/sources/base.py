@@ -8,9 +8,13 @@ archiver never sees either. Listing, opening and reading raise OSError; the arch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from bfrepo.data.node import Node, Stat
+
+UNKNOWN_SIZE: Final = (1 << 63) - 1
+"""The size that a file has in its stat and node when nobody knows it before the end, as with a stream. Reading goes on
+until `read_into` gives less than it was asked for; no sum of sizes counts it."""
 
 
 class OpenFile(Protocol):
@@ -67,6 +71,16 @@ class Directory(Protocol):
 
     def entries(self) -> Sequence[Entry]:
         """What it holds, sorted by name, without what is excluded."""
+
+    def read_small(
+        self, entries: Sequence[Entry], limit: int, buffer: memoryview
+    ) -> Sequence[tuple[Node, int] | None]:
+        """Read files of up to `limit` bytes whole into `buffer`, one after the other: each file's node and size.
+
+        The result is parallel to `entries`, has at least one item, and is shorter where the next no longer fits. None stands
+        for a file that is better read by itself, for whatever reason, and has left nothing in the buffer. A source for which
+        this is no quicker gives None for all. May be called from any thread.
+        """
 
     def close(self) -> None:
         """Release it. Idempotent."""

@@ -1,11 +1,13 @@
-"""Patterns for names and paths: what `*`, `?`, `[...]`, `**`, `/` and `!` mean, for people who know them from restic or git.
+"""Patterns for names and paths: what `*`, `?`, `[...]`, `**`, `/` and `!` mean, for people who know them from restic
+or git.
 
-backupforge-exclude(7) states the rules for users. A pattern becomes a regular expression over text: names are decoded from UTF-8,
-and every byte that is not UTF-8 becomes one character of its own (Python's "surrogateescape"), so `?` is one character, whatever its
-length in bytes. The subject of a match is an absolute path, with a slash behind it when it is a directory, or the last part of one.
+backupforge-exclude(7) states the rules for users. A pattern becomes a regular expression over text: names are decoded
+from UTF-8, and every byte that is not UTF-8 becomes one character of its own (Python's "surrogateescape"), so `?` is
+one character, whatever its length in bytes. The subject of a match is an absolute path, with a slash behind it when
+it is a directory, or the last part of one.
 
-The expressions cannot be made slow: after a `*` or a `**` the first place where the next piece fits is taken for good (an atomic
-group), which is right because another star follows, and only the last piece is tried at every place.
+The expressions cannot be made slow: after a `*` or a `**` the first place where the next piece fits is taken for good
+(an atomic group), which is right because another star follows, and only the last piece is tried at every place.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from typing import Protocol
 from bfrepo.core.errors import InvalidPattern
 
 _CLASSES = {
-    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": r" \t", "cntrl": r"\x00-\x1f\x7f", "digit": "0-9", "graph": "!-~",
-    "lower": "a-z", "print": " -~", "punct": r"!-/:-@\[-`{-~", "space": r" \t-\r", "upper": "A-Z", "xdigit": "0-9A-Fa-f",
+    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": r" \t", "cntrl": r"\x00-\x1f\x7f", "digit": "0-9",
+    "graph": "!-~", "lower": "a-z", "print": " -~", "punct": r"!-/:-@\[-`{-~", "space": r" \t-\r", "upper": "A-Z",
+    "xdigit": "0-9A-Fa-f",
 }  # fmt: skip
 """POSIX character classes, as git knows them: ASCII only."""
 
@@ -48,7 +51,9 @@ class Pattern:
         return not self.anchored and len(self.steps) == 1 and self.steps[0] is not None
 
     def expression(self, *, below: bool) -> str:
-        """For the whole subject: a path, or a name where `by_name` and not `below`. With `below` all that lies in it fits too."""
+        """For the whole subject: a path, or a name where `by_name` and not `below`. With `below` all that lies in it
+        fits too.
+        """
         body = (self.steps[0] or "") if self.by_name and not below else self._path_expression()
         if below:
             end = "/.*" if self.only_directories else "(?:/.*)?"
@@ -74,13 +79,16 @@ class Pattern:
         first, *others = pieces
         if not others:
             return first
-        # A piece between two `**` takes the first place where it fits; it must end where a part of the path ends.
+        # A piece before a `**` ends where a part of the path ends; between two it takes the first place where it fits.
+        start = f"{first}(?=/)" if first else ""
         middle = "".join(f"(?>.*?{piece}(?=/))" for piece in others[:-1])
-        return f"{first}{middle}{f'.*{others[-1]}' if others[-1] else '/.+'}"
+        return f"{start}{middle}{f'.*{others[-1]}' if others[-1] else '.*/.+'}"
 
 
 def _pieces(steps: Iterable[str | None]) -> list[str]:
-    """The expressions for what stands before, between and behind the `**`; empty where nothing does, never so in the middle."""
+    """The expressions for what stands before, between and behind the `**`; empty where nothing does, never so in the
+    middle.
+    """
     pieces = [""]
     for step in steps:
         if step is not None:
@@ -160,7 +168,9 @@ def parse_pattern(text: str, *, origin: str, ignore_case: bool = False) -> Patte
 
 
 def parse_gitignore(data: bytes) -> PatternList:
-    """The patterns of a .gitignore file, for paths that begin at its directory. A line that does not parse is passed over, as in git."""
+    """The patterns of a .gitignore file, for paths that begin at its directory. A line that does not parse is passed
+    over, as in git.
+    """
     patterns = []
     for line in to_text(data.removeprefix(b"\xef\xbb\xbf")).split("\n"):
         pattern = _parse_gitignore_line(line.removesuffix("\r"))
@@ -201,6 +211,8 @@ def _translate(part: str) -> str:
     first, *others = _split_at_stars(part)
     if not others:
         return first
+    if not first and not any(others):
+        return "[^/]+"
     middle = "".join(f"(?>[^/]*?{piece})" for piece in others[:-1] if piece)
     return f"{first}{middle}[^/]*{others[-1]}"
 
@@ -251,7 +263,7 @@ def _translate_set(part: str, at: int) -> tuple[str, int]:
 
 def _translate_member(part: str, at: int) -> tuple[str, int]:
     """A class, a range or a character of a set."""
-    if part.startswith("[:", at) and (end := part.find(":]", at)) > 0:
+    if part.startswith("[:", at) and (end := part.find(":]", at + 2)) > 0:
         name = part[at + 2 : end]
         if name not in _CLASSES:
             raise ValueError(f"there is no character class [:{name}:]")
