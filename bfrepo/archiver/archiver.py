@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from bfrepo.archiver.filesaver import FileSaver, SavedFile
+from bfrepo.archiver.filesaver import FileSaver, PendingFile
 from bfrepo.archiver.parent import ParentTree, Reuse
 from bfrepo.core.errors import DamagedObject, Interrupted
 from bfrepo.core.progress import Change, Reporter
@@ -28,8 +28,8 @@ from bfrepo.sources.base import Directory, Entry, Source
 _UNFINISHED: Final = 256
 """Directories that may wait for their large files before the walk waits for them."""
 
-_BATCH: Final = 32
-"""Files that one reader takes at a time when several read."""
+_BATCH: Final = 64
+"""Files that are read at a time: as many small ones as a source may be asked for in one call."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,8 @@ class _Read:
 
     entry: Entry
     before: Node | None
-    saved: SavedFile | None = None
+    result: Node | PendingFile | None = None
+    reused: bool = False
 
 
 @dataclass(slots=True)
@@ -127,7 +128,8 @@ class Archiver:
             self._failed(level.directory.path, error)
             level.same = False
             return
-        before, reads = level.before, []
+        before = level.before
+        reads: list[_Read] = []
         for entry in entries:
             kind = entry.stat.type
             if kind == "dir":
@@ -179,46 +181,68 @@ class Archiver:
         level.slots.append(node)
         self.stats.others += 1
 
-    def _read(self, level: _Level, reads: Sequence[_Read]) -> None:
+    def _read(self, level: _Level, reads: list[_Read]) -> None:
         if self._readers is None:
-            self._read_all(reads)
+            self._read_all(level.directory, reads)
             return
         for start in range(0, len(reads), _BATCH):
-            level.reading.append(self._readers.submit(self._read_all, reads[start : start + _BATCH]))
+            batch = reads[start : start + _BATCH]
+            level.reading.append(self._readers.submit(self._read_all, level.directory, batch))
 
-    def _read_all(self, reads: Sequence[_Read]) -> None:
+    def _read_all(self, directory: Directory, reads: list[_Read]) -> None:
+        reads = [read for read in reads if read.before is None or not self._reuse_content(read)]
+        at = 0
+        while at < len(reads):
+            self._reporter.progress.current = reads[at].entry.path
+            nodes = self._files.save_small(directory, [read.entry for read in reads[at : at + _BATCH]])
+            for read, node in zip(reads[at:], nodes, strict=False):
+                read.result = node or self._read_one(read.entry)
+            self._count_done(reads[at : at + len(nodes)])
+            at += len(nodes)
+
+    def _read_one(self, entry: Entry) -> PendingFile | None:
+        path = entry.path
+        self._reporter.progress.current = path
+        try:
+            pending, torn = self._files.save(entry)
+        except OSError as error:
+            self._failed(path, error)
+            return None
+        if torn:
+            self.stats.warnings += 1
+            self._reporter.warn(path, "changed while it was read")
+        return pending
+
+    def _count_done(self, reads: list[_Read]) -> None:
+        progress = self._reporter.progress
+        progress.files_done += len(reads)
         for read in reads:
-            path = read.entry.path
-            self._reporter.progress.current = path
-            try:
-                read.saved = self._reuse_content(read) or self._files.save(read.entry)
-            except OSError as error:
-                self._failed(path, error)
-                continue
-            if read.saved.torn:
-                self.stats.warnings += 1
-                self._reporter.warn(path, "changed while it was read")
-            progress = self._reporter.progress
-            progress.files_done += 1
-            progress.bytes_done += read.saved.node.size
+            result = read.result
+            if result is not None:
+                progress.bytes_done += result.size if isinstance(result, Node) else result.node.size
 
-    def _reuse_content(self, read: _Read) -> SavedFile | None:
-        """The file with fresh metadata and the parent's content, where only the content is known to be unchanged."""
+    def _reuse_content(self, read: _Read) -> bool:
+        """Give the file fresh metadata and the parent's content, where only the content is known to be unchanged."""
         before, parent = read.before, self._parent
         if before is None or parent is None or before.type != "file":
-            return None
+            return False
         if parent.policy.reuse(before, read.entry.stat) is Reuse.NOTHING or not parent.holds_content(before):
-            return None
-        file = read.entry.open_file()
+            return False
+        try:
+            file = read.entry.open_file()
+        except OSError as error:
+            self._failed(read.entry.path, error)
+            return True
         try:
             node = file.node()
         finally:
             file.close()
         node.name, node.size = read.entry.name, before.size
         node.holes, node.holes_depth = before.holes, before.holes_depth
-        saved = SavedFile(node)
-        saved.reused = (before.content, before.content_depth)
-        return saved
+        node.content, node.content_depth = before.content, before.content_depth
+        read.result, read.reused = node, True
+        self._count_done([read])
+        return True
 
     def _next_child(self, level: _Level) -> _Level | None:
         """Enter the next subdirectory; None when there is none left."""
@@ -280,8 +304,8 @@ class Archiver:
             if isinstance(slot, Node):
                 nodes.append(slot)
             elif isinstance(slot, _Read):
-                if slot.saved is not None:
-                    nodes.append(self._finish_file(slot, slot.saved))
+                if slot.result is not None:
+                    nodes.append(self._finish_file(slot, slot.result))
             elif slot is not level and slot.node is not None:
                 nodes.append(self._finish_directory(level, slot, slot.node))
         if level.same and level.before_id and self._saver.holds(level.before_id):
@@ -290,13 +314,13 @@ class Archiver:
             level.tree_id = save_tree(self._saver, nodes)
         level.slots.clear()
 
-    def _finish_file(self, read: _Read, saved: SavedFile) -> Node:
-        node = saved.finish(self._saver)
+    def _finish_file(self, read: _Read, result: Node | PendingFile) -> Node:
+        node = result if isinstance(result, Node) else result.finish(self._saver)
         self.stats.size += node.size
         change: Change = "new" if read.before is None else "changed"
         if read.before is None:
             self.stats.files_new += 1
-        elif saved.reused is not None:
+        elif read.reused:
             self.stats.files_unmodified += 1
             change = "unmodified"
         else:
@@ -333,10 +357,5 @@ def _is_ready(level: _Level) -> bool:
     """Whether the level's tree can be stored without waiting."""
     if not all(job.done() for job in level.reading):
         return False
-    return all(
-        part.done()
-        for slot in level.slots
-        if isinstance(slot, _Read) and slot.saved is not None
-        for part in slot.saved.parts
-        if isinstance(part, Future)
-    )
+    reads = (slot.result for slot in level.slots if isinstance(slot, _Read))
+    return all(result.is_ready() for result in reads if isinstance(result, PendingFile))

@@ -1,4 +1,4 @@
-"""Reading files: small ones in one go, large ones cut into chunks by their content, holes never.
+"""Reading files: small ones many at a time, large ones cut into chunks by their content, holes never.
 
 A large file is read into buffers of 8 MiB that its chunks share: each chunk is handed on as a view, and the buffer is
 used again when the last of its chunks is stored. The rest of a buffer that is not cut yet is carried to the front of
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import takewhile
 from struct import Struct
 from typing import Final
 
@@ -21,10 +22,12 @@ from bfrepo.core.protocols import BlobSaver, Chunker
 from bfrepo.core.units import KIB, MIB
 from bfrepo.data.node import Node
 from bfrepo.data.records import save_records
-from bfrepo.sources.base import Entry, OpenFile
+from bfrepo.sources.base import Directory, Entry, OpenFile
 
-SMALL_FILE: Final = 256 * KIB
-"""Up to this size a file is one blob (the chunker's minimum by default), read in one go."""
+LARGE_CHUNK: Final = 256 * KIB
+"""Below this size a file or chunk shares a frame with others, so it is copied at once instead of being handed on."""
+
+_BATCH_SIZE: Final = 1 * MIB
 
 _BUFFER_SIZE: Final = 8 * MIB
 _BUFFERS: Final = 3
@@ -32,22 +35,21 @@ _HOLE = Struct("<QQ")
 
 
 @dataclass(slots=True)
-class SavedFile:
-    """A file that was read. `node` lacks its content until `finish`, which may have to wait for chunks to be hashed.
+class PendingFile:
+    """A file that was read, and whose content is known when its large chunks are hashed:
 
-    `torn` says that the file was written to meanwhile; `reused` is the parent's content and its depth, not read again.
+    `parts` are IDs, now or later.
     """
 
     node: Node
     parts: list[bytes | Future[bytes]] = field(default_factory=list)
-    torn: bool = False
-    reused: tuple[bytes, int] | None = None
+
+    def is_ready(self) -> bool:
+        """Whether `finish` would not wait."""
+        return all(part.done() for part in self.parts if isinstance(part, Future))
 
     def finish(self, saver: BlobSaver) -> Node:
         """The complete node."""
-        if self.reused is not None:
-            self.node.content, self.node.content_depth = self.reused
-            return self.node
         ids = b"".join(part if isinstance(part, bytes) else part.result() for part in self.parts)
         self.node.content, self.node.content_depth = save_records(saver, ids, 32)
         return self.node
@@ -60,44 +62,48 @@ class FileSaver:
         self._saver = saver
         self._chunker = chunker
         self._cancelled = cancelled
+        self._small_file = min(LARGE_CHUNK, chunker.minimum)
         self._local = threading.local()
         self._buffers = _BufferPool(max(_BUFFER_SIZE, 2 * chunker.maximum))
 
-    def save(self, entry: Entry) -> SavedFile:
-        """Read one file. Raises OSError when it cannot be opened or read."""
+    def save_small(self, directory: Directory, entries: Sequence[Entry]) -> Sequence[Node | None]:
+        """Read some of the first small files of `entries`, at least one, many in one call to the source.
+
+        The result is parallel to `entries` and may be shorter; None stands for a file that `save` has to read.
+        """
+        limit = self._small_file
+        small = list(takewhile(lambda entry: entry.stat.size <= limit, entries))
+        if not small:
+            return [None]
+        view, blobs_end = self._small_buffer(), 0
+        nodes: list[Node | None] = []
+        for found in directory.read_small(small, limit, view):
+            if found is None:
+                nodes.append(None)
+                continue
+            node, size = found
+            if size:
+                start, blobs_end = blobs_end, blobs_end + size
+                node.content = self._saver.save(BlobKind.DATA, view[start:blobs_end])
+            nodes.append(node)
+        return nodes
+
+    def save(self, entry: Entry) -> tuple[PendingFile, bool]:
+        """Read one file of any size; whether it was written to meanwhile.
+
+        Raises OSError if it cannot be opened or read.
+        """
         file = entry.open_file()
         try:
             node = file.node()
             node.name = entry.name
-            saved = SavedFile(node)
-            if node.size <= SMALL_FILE:
-                self._read_small(file, saved)
-            else:
-                self._read_large(file, saved)
-            saved.torn = file.changed(node)
+            saved = PendingFile(node)
+            self._read(file, saved)
+            return saved, file.changed(node)
         finally:
             file.close()
-        return saved
 
-    def _read_small(self, file: OpenFile, saved: SavedFile) -> None:
-        size = saved.node.size
-        view = self._small_buffer()
-        position, holes = 0, b""
-        for offset, length in file.extents(size):
-            if offset > position:
-                holes += _HOLE.pack(position, offset - position)
-            read = file.read_into(view[:length], offset)
-            if read:
-                saved.parts.append(self._saver.save(BlobKind.DATA, view[:read]))
-            position = offset + length
-            if read < length:  # it became shorter since it was looked at
-                saved.node.size = size = position = offset + read
-                break
-        if position < size:
-            holes += _HOLE.pack(position, size - position)
-        saved.node.holes = holes
-
-    def _read_large(self, file: OpenFile, saved: SavedFile) -> None:
+    def _read(self, file: OpenFile, saved: PendingFile) -> None:
         node, position = saved.node, 0
         holes = bytearray()
         for offset, length in file.extents(node.size):
@@ -105,14 +111,14 @@ class FileSaver:
                 holes += _HOLE.pack(position, offset - position)
             position = offset + length
             end = self._cut_extent(file, offset, position, saved)
-            if end < position:
+            if end < position:  # it became shorter since it was looked at, or is a stream that ends here
                 node.size = position = end
                 break
         if position < node.size:
             holes += _HOLE.pack(position, node.size - position)
         node.holes, node.holes_depth = save_records(self._saver, bytes(holes), _HOLE.size)
 
-    def _cut_extent(self, file: OpenFile, start: int, end: int, saved: SavedFile) -> int:
+    def _cut_extent(self, file: OpenFile, start: int, end: int, saved: PendingFile) -> int:
         """Save the data of [start, end); where it really ended."""
         position, carried = start, b""
         while position < end:
@@ -140,7 +146,7 @@ class FileSaver:
         start = 0
         for end in self._chunker.cut(buffer.memory, 0, filled, final=final):
             chunk = buffer.view[start:end]
-            if len(chunk) < SMALL_FILE:
+            if len(chunk) < LARGE_CHUNK:
                 parts.append(self._saver.save(BlobKind.DATA, chunk))
             else:
                 buffer.share()
@@ -151,7 +157,7 @@ class FileSaver:
     def _small_buffer(self) -> memoryview:
         view: memoryview | None = getattr(self._local, "view", None)
         if view is None:
-            view = self._local.view = memoryview(bytearray(SMALL_FILE))
+            view = self._local.view = memoryview(bytearray(_BATCH_SIZE))
         return view
 
 

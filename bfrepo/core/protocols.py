@@ -55,6 +55,10 @@ class Chunker(Protocol):
     """Cuts a file's data into chunks by its content. Holds no state."""
 
     @property
+    def minimum(self) -> int:
+        """What is not longer than this many bytes is one chunk."""
+
+    @property
     def maximum(self) -> int:
         """Bytes that no chunk exceeds."""
 
