@@ -72,14 +72,12 @@ class Directory(Protocol):
     def entries(self) -> Sequence[Entry]:
         """What it holds, sorted by name, without what is excluded."""
 
-    def read_small(
-        self, entries: Sequence[Entry], limit: int, buffer: memoryview
-    ) -> Sequence[tuple[Node, int] | None]:
+    def read_small(self, entries: Sequence[Entry], limit: int, buffer: memoryview) -> Sequence[tuple[Node, int] | None]:
         """Read files of up to `limit` bytes whole into `buffer`, one after the other: each file's node and size.
 
-        The result is parallel to `entries`, has at least one item, and is shorter where the next no longer fits. None stands
-        for a file that is better read by itself, for whatever reason, and has left nothing in the buffer. A source for which
-        this is no quicker gives None for all. May be called from any thread.
+        The result is parallel to `entries`, has at least one item, and is shorter where the next no longer fits. None
+        stands for a file that is better read by itself, for whatever reason, and has left nothing in the buffer. A
+        source for which this is no quicker gives None for all. May be called from any thread.
         """
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from bfrepo.localfs._scan import Stat, open_file, read_small, scan, stat_at, sta
 from bfrepo.localfs.extents import data_extents
 from bfrepo.localfs.metadata import Owners, make_node, path_of, xattrs_named, xattrs_of
 from bfrepo.localfs.walk import open_directory, open_waypoint, read_start, stat_path
+from bfrepo.sources.base import Entry
 from bfrepo.sources.exclude import ExcludeRules, Ignores, LeaveOut
 from bfrepo.sources.paths import Wanted, absolute_path
 
@@ -165,9 +166,7 @@ class FileSystemDirectory:
             os.close(self._fd)
             self._fd = -1
 
-    def read_small(
-        self, entries: Sequence[Entry], limit: int, buffer: memoryview
-    ) -> Sequence[tuple[Node, int] | None]:
+    def read_small(self, entries: Sequence[Entry], limit: int, buffer: memoryview) -> Sequence[tuple[Node, int] | None]:
         """See Directory.read_small."""
         owners, with_atime = self.settings.owners, self.settings.with_atime
         stats = read_small(self._fd, tuple([entry.name for entry in entries]), limit, buffer)
