@@ -17,7 +17,7 @@ from zlib import crc32
 import msgspec
 
 from bfrepo.core.errors import DamagedObject, UnsupportedFormat
-from bfrepo.core.ids import BlobKind, short_id
+from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
 from bfrepo.core.protocols import BlobLoader, BlobSaver
 from bfrepo.data.node import Node
 from bfrepo.data.records import split_ids
@@ -55,18 +55,19 @@ def load_tree(loader: BlobLoader, tree_id: bytes) -> list[Node]:
 
     Raises DamagedObject for anything that is not a well-formed tree, UnsupportedFormat for a newer version.
     """
-    tree = _load_one(loader, tree_id)
-    nodes = tree.nodes
-    for part_id in split_ids(tree.parts):
-        nodes.extend(_load_one(loader, part_id).nodes)
-    _check_order(tree_id, nodes)
-    return nodes
+    return load_tree_blobs(loader, tree_id)[0]
 
 
 def load_tree_blobs(loader: BlobLoader, tree_id: bytes) -> tuple[list[Node], list[bytes]]:
     """As `load_tree`, with the IDs of the further blobs that hold its parts."""
-    parts = split_ids(_load_one(loader, tree_id).parts)
-    return load_tree(loader, tree_id), parts
+    nodes, part_ids = decode_tree(tree_id, loader.load(BlobKind.TREE, tree_id))
+    for part_id in part_ids:
+        more, further = decode_tree(part_id, loader.load(BlobKind.TREE, part_id))
+        if further:
+            raise DamagedObject(f"tree {short_id(tree_id)}: its part {short_id(part_id)} has parts of its own")
+        nodes.extend(more)
+    _check_nodes(tree_id, nodes)
+    return nodes, part_ids
 
 
 def decode_tree(tree_id: bytes, data: bytes) -> tuple[list[Node], list[bytes]]:
@@ -80,13 +81,11 @@ def decode_tree(tree_id: bytes, data: bytes) -> tuple[list[Node], list[bytes]]:
     return tree.nodes, split_ids(tree.parts)
 
 
-def _load_one(loader: BlobLoader, tree_id: bytes) -> _Tree:
-    nodes, parts = decode_tree(tree_id, loader.load(BlobKind.TREE, tree_id))
-    return _Tree(TREE_VERSION, nodes, b"".join(parts))
+def _check_nodes(tree_id: bytes, nodes: list[Node]) -> None:
+    """Refuse names that are unsafe in a path, unsorted or doubled, and directories without a tree.
 
-
-def _check_order(tree_id: bytes, nodes: list[Node]) -> None:
-    """Refuse names that are unsafe in a path, unsorted or doubled. In bulk, as this runs for every file of a snapshot."""
+    In bulk, as this runs for every file of a snapshot.
+    """
     names = [node.name for node in nodes]
     distinct = set(names)
     joined = b"/".join(names)
@@ -99,6 +98,8 @@ def _check_order(tree_id: bytes, nodes: list[Node]) -> None:
         or sorted(names) != names
     ):
         raise DamagedObject(f"tree {short_id(tree_id)}: it has a name that is not allowed there, or names out of order")
+    if not {len(node.subtree) for node in nodes if node.type == "dir"} <= {ID_SIZE}:
+        raise DamagedObject(f"tree {short_id(tree_id)}: it has a directory without a tree")
 
 
 def _weight(node: Node) -> int:
