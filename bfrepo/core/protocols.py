@@ -81,3 +81,10 @@ class BlobLoader(Protocol):
         Yields each ID with its plaintext or with the error that says why there is none; another copy is tried first.
         A view is valid only until the next one is taken.
         """
+
+
+class BlobSizes(Protocol):
+    """Tells how large blobs are, from the index alone and many at a time."""
+
+    def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
+        """Bytes of each blob's plaintext; -1 for one that the index does not name as data."""

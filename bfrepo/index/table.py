@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import IO, Final
@@ -126,6 +126,17 @@ class BlobTable:
     def size(self, blob_id: bytes) -> int:
         """Bytes of the blob's plaintext. Raises MissingBlob."""
         return self.place(blob_id).size
+
+    def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
+        """See BlobSizes."""
+        get, split, packs, kinds = self._blobs.get, _PLACE.unpack, self._frame_packs, self._pack_kinds
+        sizes = []
+        for blob_id in blob_ids:
+            value = get(blob_id) or _RESERVED
+            frame, _, size = split(value)
+            known = frame != _PENDING and kinds[packs[frame]] == BlobKind.DATA
+            sizes.append(size if known else -1)
+        return sizes
 
     def copies(self, blob_id: bytes) -> list[BlobPlace]:
         """Every place the blob is in, the one that is used first at the front."""
