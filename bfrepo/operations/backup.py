@@ -11,6 +11,7 @@ from bfrepo.archiver.filesaver import FileSaver
 from bfrepo.archiver.parent import ParentPolicy, ParentTree
 from bfrepo.core.errors import Interrupted
 from bfrepo.core.progress import Reporter
+from bfrepo.core.units import format_size
 from bfrepo.data.selection import SnapshotFilter, find_snapshot
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Snapshot, SnapshotSummary
 from bfrepo.operations.publish import ContentLost, publish
@@ -82,6 +83,7 @@ def backup(
             tree, stats = session.archive(open_source())
             snapshot = _describe(options, now, parent_id, tree)
             summary = _summary(stats, session.saver.stats)
+            summary.errors = reporter.progress.errors  # with what the source could not look at
             summary.started_ns = int(now.timestamp() * 1e9)
             summary.duration = repository.clock.monotonic() - begun
             snapshot.summary = summary
@@ -121,9 +123,11 @@ class _Session:
         try:
             tree, stats = self._archive(source)
             self.saver.flush()
-        except (Interrupted, KeyboardInterrupt):
+            if self._cancelled():  # a stream may have ended early by the very signal that asks us to stop
+                raise Interrupted("stopped before the snapshot was made")
+        except Interrupted as error:
             self.saver.flush()
-            raise
+            raise Interrupted(f"{error}: no snapshot was made", hint=self._what_is_kept()) from error
         finally:
             self.saver.close()
         return tree, stats
@@ -132,6 +136,11 @@ class _Session:
         """Store the snapshot."""
         known = self._repository.index.objects | self.saver.index_objects
         return publish(self._repository, snapshot, known, self._storing)
+
+    def _what_is_kept(self) -> str | None:
+        if self._options.dry_run:
+            return None
+        return f"{format_size(self.saver.stats.bytes_stored)} stored are kept and will be reused by the next backup"
 
     def _archive(self, source: Source) -> tuple[bytes, ArchiveStats]:
         options, repository = self._options, self._repository
@@ -189,5 +198,4 @@ def _summary(seen: ArchiveStats, stored: SaverStats) -> SnapshotSummary:
         data_added=stored.bytes_new,
         data_stored=stored.bytes_stored,
         blobs_added=stored.blobs_new,
-        errors=seen.errors,
     )

@@ -1,0 +1,114 @@
+"""What a command has in its hands: settings, output, the clock, the repository, and a frame for long work.
+
+The library is imported only when a command opens something, so that help never waits for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
+
+import click
+
+from bfrepo.core.clock import Clock, SystemClock
+from bfrepo.core.errors import WrongPassword
+from cli.options import Flags
+from cli.output import Output
+from cli.passwords import TRIES, PasswordSource
+from cli.progress import Display
+from cli.settings import Settings, resolve
+from cli.signals import Cancellation, handling
+
+if TYPE_CHECKING:
+    from bfrepo.repository.repository import Repository
+    from bfrepo.storage.base import Backend
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Long work that is going on: where it reports to, and whether somebody wants it to end."""
+
+    display: Display
+    cancelled: Cancellation
+
+
+class App:
+    """One run of one command."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock: Clock = clock or SystemClock()
+        self.output = Output(as_json=settings.json, quiet=settings.quiet, verbosity=settings.verbosity)
+
+    def open_backend(self, location: str | None = None) -> Backend:
+        """The storage at a location, by default that of the settings."""
+        from bfrepo.storage.location import open_backend, parse_location
+
+        return open_backend(parse_location(location or self.settings.location), clock=self.clock)
+
+    def open_repository(self, location: str | None = None, password: PasswordSource | None = None) -> Repository:
+        """The repository, opened. Who types the password may err a few times."""
+        from bfrepo.repository.repository import open_repository
+
+        backend = self.open_backend(location)
+        source = password or self.settings.password
+        asked = 0
+
+        def ask() -> bytes:
+            nonlocal asked
+            asked += 1
+            return source.read(f"password for {backend.location}: ")
+
+        while True:
+            try:
+                return open_repository(backend, self.clock, ask, cache_dir=self.settings.cache_dir)
+            except WrongPassword as error:
+                if source.given or asked >= TRIES:
+                    backend.close()
+                    raise
+                self.output.notice("warning", b"", str(error))
+            except BaseException:
+                backend.close()
+                raise
+
+    @contextmanager
+    def working(self) -> Iterator[Work]:
+        """A frame for work that takes a while: progress is shown, and Ctrl-C ends it well."""
+        self.output.streaming = True
+        display = Display(self.output, self.clock, shows_progress=self.settings.progress)
+        cancellation = Cancellation()
+
+        def on_stop() -> None:
+            display.announce("stopping; what is under way is finished first (once more to stop at once)")
+
+        _allow_open_files()
+        with handling(cancellation, on_stop, display.show_now):
+            display.start()
+            try:
+                yield Work(display, cancellation)
+            finally:
+                display.stop()
+
+
+def pass_app(function: Callable[Concatenate[App, P], int | None]) -> Callable[P, int | None]:
+    """A decorator for a command's function: it is given an App made from the global options."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> int | None:
+        flags = click.get_current_context().ensure_object(Flags)
+        return function(App(resolve(flags)), *args, **kwargs)
+
+    return call
+
+
+def _allow_open_files() -> None:
+    """Allow this process as many open files as the system lets it have: deep trees hold one for each directory."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

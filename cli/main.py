@@ -1,0 +1,99 @@
+"""The program: a table of commands that are loaded when they are used, and how every way of ending is reported.
+
+`--help`, `--version` and completion import nothing but click and the standard library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, NoReturn, cast
+
+import click
+
+from cli.options import global_options
+from cli.version import VERSION
+
+
+class Entry(NamedTuple):
+    """One line of the command table."""
+
+    module: str
+    section: str
+    summary: str
+
+
+COMMANDS: Final = {
+    "init": Entry("cli.commands.init", "Back up and restore", "Make a new repository."),
+    "backup": Entry("cli.commands.backup", "Back up and restore", "Make a snapshot of files and directories."),
+    "list": Entry(
+        "cli.commands.list", "Look inside", "List snapshots, or the IDs of what is stored.  (also: snapshots)"
+    ),
+}
+"""Every command, in the order of the help. To add one: a line here, and a module with the command as `run`."""
+
+ALIASES: Final = {"snapshots": "list"}
+
+
+class Program(click.Group):
+    """The command table as click sees it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        entry = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
+        return cast("click.Command", importlib.import_module(entry.module).run) if entry else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table by sections, without loading any command."""
+        width = max(map(len, COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                formatter.write_dl(
+                    [
+                        (f"{name:<{width}}", entry.summary)
+                        for name, entry in COMMANDS.items()
+                        if entry.section == section
+                    ]
+                )
+
+
+program = Program(
+    "backupforge",
+    params=[*global_options()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="""Deduplicated, compressed, encrypted backups.
+
+    Global options may stand before or after the command. An option beats its environment variable, which beats the
+    profile. 'backupforge COMMAND --help' shows what a command takes, examples, and its exit codes.""",
+)
+click.version_option(VERSION, prog_name="backupforge", message="%(prog)s %(version)s")(program)
+
+
+def run(arguments: Sequence[str], name: str) -> int:
+    """Run one command line; its exit status. Errors are reported here, once, whatever they are."""
+    try:
+        status = program.main(args=list(arguments), prog_name=name, standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except Exception as error:
+        from cli.failures import report_failure
+
+        return report_failure(error, arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point of `backupforge` and `bf`."""
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_to_encode(stream)
+    name = "bf" if sys.argv[0].rpartition("/")[2] == "bf" else "backupforge"
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments, name))
+
+
+def _never_fail_to_encode(stream: Any) -> None:
+    """A terminal that cannot show a character gets its escape, never an exception."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")

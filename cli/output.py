@@ -1,0 +1,109 @@
+"""Where words go: results to stdout, remarks and errors to stderr, and with --json nothing but JSON to stdout."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from cli.render import Style, shown, style_for
+
+Notice = Literal["warning", "error"]
+
+_LABELS: Final = {"warning": "warning:", "error": "error:"}
+
+
+class Output:
+    """Writes whole lines, from any thread.
+
+    With --json, `document` writes the one document of a command; a command that works for long sets `streaming` and
+    writes lines instead.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool, verbosity: int) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbosity = verbosity
+        self.streaming = False
+        self.style: Style = style_for(sys.stdout)
+        self.error_style: Style = style_for(sys.stderr)
+        self._lock = threading.Lock()
+        self._status_lines = 0
+
+    def result(self, lines: str | Iterable[str]) -> None:
+        """What the command was asked for, as text."""
+        if not self.as_json:
+            self._write(sys.stdout, f"{lines}\n" if isinstance(lines, str) else "".join(f"{line}\n" for line in lines))
+
+    def say(self, line: str = "") -> None:
+        """What is good to know, unless --quiet."""
+        if not self.quiet:
+            self.result(line)
+
+    def remark(self, line: str) -> None:
+        """What is good to know but no part of the result, to stderr, unless --quiet or --json."""
+        if not (self.quiet or self.as_json):
+            self._write(sys.stderr, f"{line}\n")
+
+    def urgent(self, line: str) -> None:
+        """What somebody asked to see right now: to stderr, also with --quiet."""
+        self._write(sys.stderr, f"{line}\n")
+
+    def document(self, content: Any) -> None:
+        """The one JSON document of a command that ends at once."""
+        if self.as_json:
+            self._write(sys.stdout, json.dumps(content, indent=2) + "\n")
+
+    def line(self, message_type: str, fields: Mapping[str, Any]) -> None:
+        """One JSON line of a command that works for a while."""
+        if self.as_json:
+            self._write(sys.stdout, json_line({"message_type": message_type, **fields}))
+
+    def notice(self, kind: Notice, path: bytes, message: str) -> None:
+        """Something about one item, also with --quiet."""
+        if self.as_json:
+            text = json_line({"message_type": kind, **(path_fields(path) if path else {}), "message": message})
+            self._write(sys.stdout if self.streaming else sys.stderr, text)
+            return
+        style = self.error_style
+        label = style.yellow(_LABELS[kind]) if kind == "warning" else style.red(_LABELS[kind])
+        what = f"{shown(path)}: {shown(message)}" if path else shown(message)
+        self._write(sys.stderr, f"{label} {what}\n")
+
+    def draw_status(self, lines: Sequence[str]) -> None:
+        """Put the status block below everything on the terminal; whatever is written next takes its place."""
+        with self._lock:
+            sys.stderr.write(self._erasure() + "\n".join(lines))
+            sys.stderr.flush()
+            self._status_lines = len(lines)
+
+    def _write(self, stream: Any, text: str) -> None:
+        with self._lock:
+            if self._status_lines:
+                sys.stderr.write(self._erasure())
+                sys.stderr.flush()
+            stream.write(text)
+            stream.flush()
+
+    def _erasure(self) -> str:
+        """What takes the status block off the terminal: up to its first line, then all from there on."""
+        up = self._status_lines - 1
+        erasure = ("\r" + (f"\x1b[{up}A" if up > 0 else "") + "\x1b[J") if self._status_lines else ""
+        self._status_lines = 0
+        return erasure
+
+
+def json_line(content: Mapping[str, Any]) -> str:
+    """A JSON object on a line. Pure ASCII: no locale can break it, and no terminal acts on what is in it."""
+    return json.dumps(content, separators=(",", ":")) + "\n"
+
+
+def path_fields(path: bytes, key: str = "path") -> dict[str, str]:
+    """A raw path as JSON can have it: a string, and base64 of the bytes beside it where they are not UTF-8."""
+    try:
+        return {key: path.decode()}
+    except UnicodeDecodeError:
+        return {key: path.decode(errors="replace"), f"{key}_raw": base64.b64encode(path).decode("ascii")}

@@ -1,0 +1,113 @@
+"""What a backup is about: from arguments and options to a source."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from bfrepo.core.clock import Clock
+from bfrepo.core.errors import InvalidValue, UsageError
+from bfrepo.core.units import parse_size
+from bfrepo.localfs.metadata import Owners
+from bfrepo.sources.base import Source
+from bfrepo.sources.exclude import ExcludeRules
+from bfrepo.sources.filesystem import FileSystemSource
+from bfrepo.sources.paths import paths_from_lines, paths_from_patterns, paths_from_raw
+from bfrepo.sources.stdin import CommandSource, StreamSource
+
+OnError: TypeAlias = Callable[[bytes, OSError], None]
+Flags: TypeAlias = Mapping[str, Any]
+"""The options of `backup` by the names of their parameters."""
+
+_LISTS = {
+    "files_from": paths_from_patterns,
+    "files_from_verbatim": paths_from_lines,
+    "files_from_raw": paths_from_raw,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class What:
+    """What to back up: how to open it, its paths in the snapshot, and whether it may be looked at more than once."""
+
+    open_source: Callable[[OnError], Source]
+    paths: tuple[bytes, ...]
+    excludes: tuple[str, ...] = ()
+    can_be_scanned: bool = False
+
+
+def choose_source(arguments: Sequence[str], flags: Flags, *, clock: Clock, environment: Mapping[str, str]) -> What:
+    """What the command line asks to be backed up. Raises UsageError, InvalidValue or InvalidPattern."""
+    if flags["stdin"] or flags["stdin_from_command"]:
+        return _stream(arguments, flags, clock)
+    paths = [os.fsencode(each) for each in arguments] + _listed_paths(flags)
+    if not paths:
+        raise UsageError("nothing to back up was given", hint="name files or directories: backupforge backup PATH...")
+    return _files(paths, flags, environment)
+
+
+def ignore_errors(path: bytes, error: OSError) -> None:
+    """For who looks at a source beside the backup, which reports the same."""
+
+
+def _files(paths: list[bytes], flags: Flags, environment: Mapping[str, str]) -> What:
+    rules = ExcludeRules.from_options(
+        environment=environment,
+        exclude=flags["exclude"],
+        iexclude=flags["iexclude"],
+        exclude_files=[Path(each) for each in flags["exclude_file"]],
+        caches=flags["exclude_caches"],
+        if_present=flags["exclude_if_present"],
+        larger_than=parse_size(flags["exclude_larger_than"]) if flags["exclude_larger_than"] else None,
+        gitignore=flags["gitignore"],
+    )
+    owners = Owners()
+
+    def open_source(on_error: OnError) -> FileSystemSource:
+        return FileSystemSource(
+            paths,
+            rules=rules,
+            one_file_system=flags["one_file_system"],
+            with_atime=flags["with_atime"],
+            owners=owners,
+            on_error=on_error,
+        )
+
+    return What(
+        open_source=open_source,
+        paths=open_source(ignore_errors).paths,
+        excludes=(*flags["exclude"], *flags["iexclude"]),
+        can_be_scanned=True,
+    )
+
+
+def _listed_paths(flags: Flags) -> list[bytes]:
+    """The paths out of --files-from and its siblings."""
+    return [path for name, parse in _LISTS.items() for file in flags[name] for path in parse(_read_list(file))]
+
+
+def _read_list(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidValue(f"cannot read the list of paths in {file}: {error.strerror}") from error
+
+
+def _stream(arguments: Sequence[str], flags: Flags, clock: Clock) -> What:
+    if flags["stdin"] and flags["stdin_from_command"]:
+        raise UsageError("--stdin and --stdin-from-command exclude each other")
+    if any(flags[name] for name in _LISTS):
+        raise UsageError("a list of paths and standard input exclude each other")
+    filename = os.fsencode(flags["stdin_filename"])
+    if flags["stdin_from_command"]:
+        command = CommandSource(arguments, filename, clock=clock, owners=Owners())
+        return What(open_source=lambda on_error: command, paths=command.paths)
+    if arguments:
+        raise UsageError("--stdin takes no paths", hint="for a program's output: --stdin-from-command -- PROGRAM ...")
+    stream = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 (as long as the program runs)
+    source = StreamSource(stream, filename, clock=clock, owners=Owners())
+    return What(open_source=lambda on_error: source, paths=source.paths)
