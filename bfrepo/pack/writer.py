@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from bfrepo.compression import Compressor
+from bfrepo.compression import Codec, Compressor
 from bfrepo.core.errors import DamagedObject
 from bfrepo.core.ids import BlobKind
 from bfrepo.core.protocols import Buffer
@@ -46,21 +46,26 @@ class FrameSealer:
         number = len(pack.directory.stored_sizes)
         size = pack.cipher.seal_frame(packed, pack.directory.kind, number, memoryview(self._sealed))
         sealed = memoryview(self._sealed)[:size]
-        if self._verify:
-            self._expanded = _at_least(self._expanded, len(plain))
-            self._opened = _at_least(self._opened, size)
-            opened = memoryview(self._opened)
-            length = pack.cipher.open_frame(sealed, pack.directory.kind, number, opened)
-            expanded = memoryview(self._expanded)[: len(plain)]
-            self._compressor.expand_into(codec, opened[:length], expanded)
-            if not self._expanded.startswith(plain):
-                raise DamagedObject(
-                    "a frame did not read back as it was written, so nothing of it was stored",
-                    hint="this machine's memory or processor is at fault: test it before backing up again",
-                )
+        if self._verify and not self._reads_back(pack, sealed, codec, plain):
+            raise DamagedObject(
+                "a frame did not read back as it was written, so nothing of it was stored",
+                hint="this machine's memory or processor is at fault: test it before backing up again",
+            )
         pack.append(sealed)
         pack.directory.add_frame(size, len(plain), codec, blob_ids, blob_sizes)
         return size
+
+    def _reads_back(self, pack: PackWriter, sealed: memoryview, codec: Codec, plain: memoryview) -> bool:
+        """Whether opening and expanding what was sealed gives the plaintext again."""
+        self._opened = _at_least(self._opened, len(sealed))
+        opened = memoryview(self._opened)
+        number = len(pack.directory.stored_sizes)
+        length = pack.cipher.open_frame(sealed, pack.directory.kind, number, opened)
+        if codec is Codec.NONE:
+            return length == len(plain) and self._opened.startswith(plain)
+        self._expanded = _at_least(self._expanded, len(plain))
+        self._compressor.expand_into(codec, opened[:length], memoryview(self._expanded)[: len(plain)])
+        return self._expanded.startswith(plain)
 
 
 class PackWriter:
