@@ -67,6 +67,7 @@ class _Level:
     node: Node | None
     before: dict[bytes, Node]
     before_id: bytes
+    """The parent's tree of this directory, if it can be taken over as it is; else empty."""
     slots: list[Node | _Read | _Level] = field(default_factory=list)
     subdirectories: list[Entry] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -100,7 +101,7 @@ class Archiver:
 
     def save(self, source: Source, parent_tree: bytes = b"") -> bytes:
         """The tree ID of everything in `source`. Raises Interrupted, and whatever storing raises."""
-        root = _Level(source.open_root(), None, self._nodes_before(parent_tree), parent_tree)
+        root = _Level(source.open_root(), None, *self._before(parent_tree))
         stack = [root]
         try:
             self._list(root)
@@ -276,18 +277,18 @@ class Archiver:
         if node is not None:
             node.name = entry.name
         subtree = before.subtree if before is not None and before.type == "dir" else b""
-        level = _Level(directory, node, self._nodes_before(subtree), subtree)
-        level.same = bool(subtree)
-        return level
+        return _Level(directory, node, *self._before(subtree))
 
-    def _nodes_before(self, tree_id: bytes) -> dict[bytes, Node]:
+    def _before(self, tree_id: bytes) -> tuple[dict[bytes, Node], bytes]:
+        """The parent's nodes, and its tree ID again if the tree may be taken over."""
         if not tree_id or self._parent is None:
-            return {}
+            return {}, b""
         try:
-            return self._parent.nodes(tree_id)
+            nodes, held = self._parent.nodes(tree_id)
         except DamagedObject as error:
             self._reporter.warn(b"", f"the parent snapshot cannot be used fully: {error}")
-            return {}
+            return {}, b""
+        return nodes, tree_id if held else b""
 
     def _leave(self, level: _Level) -> None:
         """The directory is walked: store its tree as soon as its files are."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from bfrepo.core.protocols import BlobLoader, BlobSaver
 from bfrepo.data.node import Node, Stat
 from bfrepo.data.records import load_records, record_blobs, split_ids
-from bfrepo.data.tree import load_tree
+from bfrepo.data.tree import load_tree_blobs
 
 _CLOCK_STEP_NS = 50_000_000
 
@@ -62,9 +62,14 @@ class ParentTree:
         self._saver = saver
         self.policy = policy
 
-    def nodes(self, tree_id: bytes) -> dict[bytes, Node]:
-        """The nodes of a directory by name. Raises DamagedObject when the parent's tree cannot be read."""
-        return {node.name: node for node in load_tree(self._loader, tree_id)}
+    def nodes(self, tree_id: bytes) -> tuple[dict[bytes, Node], bool]:
+        """The nodes of a directory by name, and whether the tree's blobs are where a new snapshot may rely on them.
+
+        Raises DamagedObject when the parent's tree cannot be read.
+        """
+        nodes, part_ids = load_tree_blobs(self._loader, tree_id)
+        held = all(map(self._saver.holds, (tree_id, *part_ids)))
+        return {node.name: node for node in nodes}, held
 
     def holds_content(self, node: Node) -> bool:
         """Whether every blob of the file is still where a new snapshot may rely on it."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from bfrepo.core.errors import StorageError, StorageObjectMissing
 from bfrepo.index.cache import CacheHeader, IndexCache
 from bfrepo.index.format import IndexContent, PackFlag, PackState
 from bfrepo.index.table import BlobTable
 from bfrepo.pack.format import decode_directory
 
+_MOST_LISTINGS = 10
+
 ReadIndex = Callable[[Iterable[str]], Iterable[tuple[str, IndexContent]]]
-"""Loads index objects by name, in any order; objects that are gone by now are left out."""
+"""Loads index objects by name, in any order. Raises StorageObjectMissing when one is gone by now."""
 
 
 class Index:
@@ -19,21 +22,42 @@ class Index:
 
     def __init__(self, cache: IndexCache | None = None) -> None:
         self.table = BlobTable()
+        """Replaced, never emptied, when the index has to be read anew."""
         self.objects: set[str] = set()
         self.flags: dict[bytes, PackFlag] = {}
         self.revoked: set[bytes] = set()
         self._cache = cache
 
-    def refresh(self, present: set[str], read: ReadIndex) -> None:
-        """Take in the index objects that are `present` and not known yet, through the cache where there is one."""
+    def refresh(self, listing: Callable[[], set[str]], read: ReadIndex) -> None:
+        """Take in the index objects that are listed and not known yet, through the cache where there is one.
+
+        Objects are merged by writing the new one before the old ones go: a reader that meets one that is gone lists
+        again. Where an object that was taken in earlier is gone, so may be packs it named, and everything is read anew.
+        """
+        for _ in range(_MOST_LISTINGS):
+            present = listing()
+            try:
+                self._take_in(present, read)
+            except StorageObjectMissing:
+                continue
+            return
+        raise StorageError("index objects keep disappearing while they are read", hint="try again in a while")
+
+    def _take_in(self, present: set[str], read: ReadIndex) -> None:
+        if not self.objects <= present:
+            self._clear()
         if not self.objects:
             self._load_cache(present)
         new = present - self.objects
+        for name, content in read(sorted(new)):
+            self.add(name, content)
         if new:
-            for name, content in read(sorted(new)):
-                self.add(name, content)
             self._save_cache()
         self.apply_flags()
+
+    def _clear(self) -> None:
+        self.table = BlobTable()
+        self.objects, self.flags, self.revoked = set(), {}, set()
 
     def add(self, name: str, content: IndexContent) -> None:
         """Take in one index object."""

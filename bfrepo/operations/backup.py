@@ -77,7 +77,7 @@ def backup(
     begun, now = repository.clock.monotonic(), repository.clock.now()
     for _ in range(_MOST_PASSES):
         repository.refresh_index()
-        parent_id, parent = (None, None) if options.force else _choose_parent(repository, options)
+        parent_id, parent = (None, None) if options.force else _choose_parent(repository, options, reporter)
         try:
             session = _Session(repository, options, parent, reporter, cancelled)
             tree, stats = session.archive(open_source())
@@ -92,6 +92,8 @@ def backup(
         except ContentLost:
             repository.forget_index()
             continue
+        if options.dry_run:
+            repository.forget_index()  # it names packs that were not stored
         duration = repository.clock.monotonic() - begun
         return BackupResult(snapshot_id, snapshot, parent_id, stats, session.saver.stats, duration)
     raise ContentLost("other programs deleted what this backup needs three times over")
@@ -159,9 +161,11 @@ class _Session:
         return tree, archiver.stats
 
 
-def _choose_parent(repository: Repository, options: BackupOptions) -> tuple[bytes | None, Snapshot | None]:
+def _choose_parent(
+    repository: Repository, options: BackupOptions, reporter: Reporter
+) -> tuple[bytes | None, Snapshot | None]:
     """The snapshot to compare with: the one that was named, else the latest of the same host and paths."""
-    snapshots = load_snapshots(repository, on_error=lambda name, error: None)
+    snapshots = load_snapshots(repository, on_error=lambda name, error: reporter.warn(b"", str(error)))
     if options.parent is not None:
         identifier = find_snapshot(options.parent, snapshots)
         return identifier, snapshots[identifier]

@@ -1,15 +1,20 @@
-"""What is in a repository: snapshots in groups, and the files of one snapshot."""
+"""What is in a repository: snapshots in groups, and the files of a snapshot."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from bfrepo.core.errors import InvalidValue
+from bfrepo.core.errors import DamagedObject, InvalidValue
+from bfrepo.core.protocols import BlobLoader
+from bfrepo.data.node import Node
+from bfrepo.data.selection import find_node
 from bfrepo.data.snapshot import Snapshot
+from bfrepo.data.tree import load_tree
 
 GroupKey: TypeAlias = Literal["host", "paths", "tags"]
+SortKey: TypeAlias = Literal["name", "size", "time"]
 
 _KEYS: Final[tuple[GroupKey, ...]] = ("host", "paths", "tags")
 
@@ -51,3 +56,59 @@ def latest_of_each(snapshots: Mapping[bytes, Snapshot], count: int, keys: Sequen
     """The last `count` snapshots of each group, in the order they came in."""
     kept = {identifier for group in group_snapshots(snapshots, keys) for identifier in list(group.snapshots)[-count:]}
     return {identifier: snapshot for identifier, snapshot in snapshots.items() if identifier in kept}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """An entry of a snapshot, with its raw absolute path in it."""
+
+    path: bytes
+    node: Node
+
+
+def list_files(
+    loader: BlobLoader,
+    root: bytes,
+    path: bytes,
+    *,
+    recursive: bool = False,
+    sort: SortKey = "name",
+    on_error: Callable[[bytes, str], None],
+) -> Iterator[ListedFile]:
+    """What is in a directory of a snapshot, or the one entry when `path` is none.
+
+    By name, or all of it with the largest or the newest first. A directory below that cannot be read is told to
+    `on_error`. Raises ObjectNotFound when there is no such path, DamagedObject when it cannot be read.
+    """
+    node = find_node(loader, root, path)
+    if node.type != "dir":
+        return iter([ListedFile(b"/" + path, node)])
+    found = _walk(loader, node, path, on_error) if recursive else _entries(loader, node, path)
+    if sort == "size":
+        return iter(sorted(found, key=lambda each: (-each.node.size, each.path)))
+    if sort == "time":
+        return iter(sorted(found, key=lambda each: (-each.node.mtime_ns, each.path)))
+    return found
+
+
+def _entries(loader: BlobLoader, directory: Node, path: bytes) -> Iterator[ListedFile]:
+    prefix = b"/" + path + b"/" if path else b"/"
+    return iter([ListedFile(prefix + node.name, node) for node in load_tree(loader, directory.subtree)])
+
+
+def _walk(
+    loader: BlobLoader, directory: Node, path: bytes, on_error: Callable[[bytes, str], None]
+) -> Iterator[ListedFile]:
+    """Everything below, directories before what is in them."""
+    stack = [_entries(loader, directory, path)]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+            continue
+        yield entry
+        if entry.node.type == "dir":
+            try:
+                stack.append(_entries(loader, entry.node, entry.path[1:]))
+            except DamagedObject as error:
+                on_error(entry.path, str(error))

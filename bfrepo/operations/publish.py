@@ -64,6 +64,8 @@ def _make_sure(repository: Repository, tree: bytes, known_index: set[str], optio
         if repository.index_names() == known_index:
             return
         index = repository.fresh_index()
+        if _all_stay(repository.index, index):
+            return
         lost = unsafe_blobs(repository, index, tree)
         if not lost:
             return
@@ -72,6 +74,16 @@ def _make_sure(repository: Repository, tree: bytes, known_index: set[str], optio
         f"other programs keep deleting what this backup needs from {repository.location}",
         hint="run the backup again when no prune without grace time is running",
     )
+
+
+def _all_stay(before: Index, now: Index) -> bool:
+    """Whether no pack that the backup may have relied on is doomed or gone:
+
+    other backups only added packs of their own.
+    """
+    states = {pack.id: pack.state for pack in now.table.packs()}
+    relied_on = (pack.id for pack in before.table.packs() if pack.state is PackState.LIVE)
+    return all(states.get(pack_id, PackState.DOOMED) is not PackState.DOOMED for pack_id in relied_on)
 
 
 def unsafe_blobs(repository: Repository, index: Index, tree: bytes) -> dict[bytes, BlobKind]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bfrepo.core.errors import BackupForgeError
+from bfrepo.core.errors import BackupForgeError, StorageObjectMissing
 from bfrepo.data.snapshot import Snapshot, decode_snapshot
 from bfrepo.repository.repository import Repository
 from bfrepo.storage.base import ObjectKind
@@ -20,6 +20,8 @@ def load_snapshots(
     found: dict[bytes, Snapshot] = {}
     names = [info.name for info in repository.backend.list(ObjectKind.SNAPSHOT)]
     for name, content in repository.objects.load_many(ObjectKind.SNAPSHOT, names):
+        if isinstance(content, StorageObjectMissing):
+            continue  # forgotten by somebody since it was listed
         try:
             if isinstance(content, BackupForgeError):
                 raise content

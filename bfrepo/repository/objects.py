@@ -13,7 +13,7 @@ from typing import Final
 
 import zstandard
 
-from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageObjectMissing, UnsupportedFormat
+from bfrepo.core.errors import BackupForgeError, DamagedObject, UnsupportedFormat
 from bfrepo.crypto.hashing import object_name
 from bfrepo.crypto.seal import Sealer, associated_data, seal, unseal
 from bfrepo.pack.format import expand_bounded
@@ -61,14 +61,9 @@ class ObjectStore:
             raise DamagedObject(f"{what}: {error}") from error
 
     def load_many(self, kind: ObjectKind, names: Iterable[str]) -> Iterator[tuple[str, bytes | BackupForgeError]]:
-        """Several objects, as many at once as the storage likes, each with its content or what is wrong with it.
-
-        An object that is gone by now is left out.
-        """
+        """Several objects, as many at once as the storage likes, each with its content or what is wrong with it."""
         with ThreadPoolExecutor(self._backend.connections, thread_name_prefix="objects") as pool:
-            for name, content in pool.map(lambda each: (each, self._try_load(kind, each)), names):
-                if not isinstance(content, StorageObjectMissing):
-                    yield name, content
+            yield from pool.map(lambda name: (name, self._try_load(kind, name)), names)
 
     def _try_load(self, kind: ObjectKind, name: str) -> bytes | BackupForgeError:
         try:

@@ -41,6 +41,8 @@ class Repository:
         self.config = config
         self.keys = keys
         self.clock = clock
+        self.opened_by: str | None = None
+        """The name of the key slot that opened it; None where nothing is encrypted, and when it was just made."""
         self.id = config.repository_id
         self.objects = ObjectStore(backend, keys.object_sealer(), self.id)
         self.blob_hash = make_blob_hasher(keys.blob_id_key)
@@ -68,8 +70,7 @@ class Repository:
 
     def refresh_index(self) -> Index:
         """Read the index objects that are not known yet."""
-        present = self.index_names()
-        self.index.refresh(present, self.read_index)
+        self.index.refresh(self.index_names, self.read_index)
         return self.index
 
     def forget_index(self) -> None:
@@ -79,7 +80,7 @@ class Repository:
     def fresh_index(self) -> Index:
         """The index as the storage has it now, independent of what was known before."""
         index = Index(self._cache)
-        index.refresh(self.index_names(), self.read_index)
+        index.refresh(self.index_names, self.read_index)
         return index
 
     def index_names(self) -> set[str]:
@@ -87,7 +88,7 @@ class Repository:
         return {info.name for info in self.backend.list(ObjectKind.INDEX)}
 
     def read_index(self, names: Iterable[str]) -> Iterator[tuple[str, IndexContent]]:
-        """Index objects by name, those that are gone left out. Raises the first error."""
+        """Index objects by name. Raises the first error, StorageObjectMissing for one that is gone."""
         for name, content in self.objects.load_many(ObjectKind.INDEX, names):
             if isinstance(content, BackupForgeError):
                 raise content
@@ -176,9 +177,13 @@ def open_repository(
     Raises RepositoryNotFound, WrongPassword, DamagedObject or UnsupportedFormat.
     """
     head = read_head(backend)
-    keys = Keys(None) if head.encryption == "none" else _open_keys(backend, password(), head.repository_id)
+    keys, slot = Keys(None), None
+    if head.encryption != "none":
+        keys, slot = _open_keys(backend, password(), head.repository_id)
     config = decode_config(head, keys, location=backend.location)
-    return Repository(backend, config, keys, clock, cache_dir)
+    repository = Repository(backend, config, keys, clock, cache_dir)
+    repository.opened_by = slot
+    return repository
 
 
 def read_head(backend: Backend) -> ConfigHead:
@@ -202,8 +207,8 @@ def load_named(backend: Backend, kind: ObjectKind, name: str) -> bytes:
     return data
 
 
-def _open_keys(backend: Backend, password: bytes, repository_id: bytes) -> Keys:
-    """Try every slot. A damaged one is reported only if no other opens."""
+def _open_keys(backend: Backend, password: bytes, repository_id: bytes) -> tuple[Keys, str]:
+    """The keys, and the name of the slot they were in. Every slot is tried; a damaged one is reported only if no other opens."""
     damaged: BackupForgeError | None = None
     count = 0
     for info in backend.list(ObjectKind.KEY):
@@ -215,7 +220,7 @@ def _open_keys(backend: Backend, password: bytes, repository_id: bytes) -> Keys:
             damaged = error
             continue
         if keys is not None:
-            return keys
+            return keys, info.name
     if damaged is not None:
         raise damaged
     if not count:
