@@ -19,7 +19,7 @@ from bfrepo.core.clock import Clock
 from bfrepo.core.errors import InvalidValue, SourceError
 from bfrepo.data.node import Node, NodeType
 from bfrepo.localfs.metadata import Owners
-from bfrepo.sources.base import UNKNOWN_SIZE
+from bfrepo.sources.base import UNKNOWN_SIZE, Entry
 
 _PIPE_SIZE = 1 << 20
 """Bytes a command may be ahead of the reader: the most that Linux gives everybody (/proc/sys/fs/pipe-max-size)."""
@@ -255,6 +255,10 @@ class _StreamDirectory:
 
     def entries(self) -> list[_StreamEntry]:
         return [_StreamEntry(self._tree, self._open_file, self._depth)]
+
+    def read_small(self, entries: Sequence[Entry], limit: int, buffer: memoryview) -> list[None]:
+        """See Directory.read_small. A stream is always read by itself."""
+        return [None] * len(entries)
 
     def close(self) -> None:
         """There is nothing to release."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bfrepo.localfs._scan import Stat, open_file, scan, stat_at, stat_fd
+from bfrepo.localfs._scan import Stat, open_file, read_small, scan, stat_at, stat_fd
 from tests.support.listing import as_nobody
 
 KINDS = {
@@ -353,6 +353,58 @@ def test_a_leased_file_is_waited_for(tmp_path: Path, dir_fd: int) -> None:
         holder.communicate()
 
     assert (content, lease, holder.returncode) == (b"hello", fcntl.F_UNLCK, 0)
+
+
+def test_plain_files_are_read_one_after_the_other(tmp_path: Path, dir_fd: int) -> None:
+    """The contents follow one another in the buffer, and each file has its facts."""
+    for name, content in {"a": b"first", "b": b"", "c": b"x" * 20}.items():
+        (tmp_path / name).write_bytes(content)
+    buffer = bytearray(25)
+
+    stats = read_small(dir_fd, (b"c", b"b", b"a"), 20, memoryview(buffer))
+
+    assert [stat and facts(stat) for stat in stats] == [facts_by_python(tmp_path / name) for name in "cba"]
+    assert [stat and stat.name for stat in stats] == [b"c", b"b", b"a"]
+    assert buffer == b"x" * 20 + b"first"
+
+
+def test_the_first_file_that_does_not_fit_ends_it(tmp_path: Path, dir_fd: int) -> None:
+    """The result is as long as the buffer lasts."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(name.encode() * 10)
+    buffer = bytearray(b"." * 15)
+
+    stats = read_small(dir_fd, (b"a", b"b", b"c"), 10, memoryview(buffer))
+
+    assert [stat and stat.name for stat in stats] == [b"a"]
+    assert buffer == b"a" * 10 + b"." * 5
+
+
+def test_whatever_is_not_plain_is_left_to_others(tmp_path: Path, dir_fd: int) -> None:
+    """Other kinds, large and sparse files, attributes and missing names have no facts and nothing in the buffer."""
+    make_one_of_each(tmp_path)
+    (tmp_path / "with attributes").write_bytes(b"x")
+    os.setxattr(tmp_path / "with attributes", "user.x", b"1")
+    (tmp_path / "large").write_bytes(b"x" * 101)
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", 100)
+    (tmp_path / "plain").write_bytes(b"plain")
+    names = (b"dir", b"link", b"fifo", b"socket", b"with attributes", b"large", b"sparse", b"missing", b"plain")
+    buffer = bytearray(100)
+    before = os.listdir("/proc/self/fd")
+
+    stats = read_small(dir_fd, names, 100, memoryview(buffer))
+
+    assert [stat and stat.name for stat in stats] == [None] * 8 + [b"plain"]
+    assert buffer.rstrip(b"\0") == b"plain"
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_limit_beyond_the_buffer_is_refused(dir_fd: int) -> None:
+    """A file within the limit must always fit an empty buffer."""
+    for limit in (-1, 11):
+        with pytest.raises(ValueError, match="within the size of the buffer"):
+            read_small(dir_fd, (b"a",), limit, memoryview(bytearray(10)))
 
 
 def test_no_descriptor_left(tmp_path: Path, dir_fd: int) -> None:

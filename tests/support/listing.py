@@ -81,19 +81,19 @@ def _take(entry: Entry, listing: Listing) -> Directory | None:
         return directory
     if entry.stat.type == "file":
         file = entry.open_file()
-        listing.nodes[entry.path] = file.node()
-        listing.contents[entry.path] = read_all(file)
+        node = listing.nodes[entry.path] = file.node()
+        listing.contents[entry.path] = read_all(file, node.size)
         file.close()
     else:
         listing.nodes[entry.path] = entry.node()
     return None
 
 
-def read_all(file: OpenFile, step: int = 1 << 16) -> bytes:
-    """What a file holds, holes as zeros, read in pieces of `step` bytes until one is short."""
+def read_all(file: OpenFile, size: int, step: int = 1 << 16) -> bytes:
+    """What a file of this size holds, holes as zeros, read in pieces of `step` bytes until one is short."""
     content = bytearray()
     buffer = memoryview(bytearray(step))
-    for start, length in file.extents(file.node().size):
+    for start, length in file.extents(size):
         content += bytes(start - len(content))
         while len(content) < start + length:
             wanted = min(step, start + length - len(content))
@@ -101,7 +101,7 @@ def read_all(file: OpenFile, step: int = 1 << 16) -> bytes:
             content += buffer[:read]
             if read < wanted:
                 return bytes(content)
-    return bytes(content)
+    return bytes(content) + bytes(size - len(content))
 
 
 def entry_of(paths: Sequence[bytes], path: bytes) -> Entry:
