@@ -36,6 +36,6 @@ def kdf_params(profile: Literal["default", "strong"], salt: bytes) -> KdfParams:
 
 def derive_slot_key(password: bytes, params: KdfParams) -> bytes:
     """32 bytes. Takes a noticeable time and the memory that `params` say; releases the GIL while it works."""
-    from argon2.low_level import Type, hash_secret_raw  # 20 ms to import: only commands that open a repository pay
+    from argon2.low_level import Type, hash_secret_raw  # noqa: PLC0415 - 20 ms that only an opened repository costs
 
     return hash_secret_raw(password, params.salt, params.time_cost, params.memory_kib, params.lanes, KEY_SIZE, Type.ID)

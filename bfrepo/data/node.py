@@ -8,7 +8,7 @@ it does not know (a field that must be understood needs a feature in `config`).
     t    type      file, dir, symlink, blockdev, chardev, fifo, socket
     m    mode      permission bits, setuid, setgid and sticky: 0 to 0o7777
     u g  uid gid   numbers; U G the names they had
-    y c b          mtime, ctime, birth time in nanoseconds since 1970 (birth time None where unknown); a: atime on request
+    y c b          mtime, ctime, birth time in ns since 1970 (birth time None where unknown); a: atime on request
     i d  inode device   together they say which names are one file, when l (links) > 1
     l    links     link count
     s    size      bytes of a file

@@ -1,11 +1,11 @@
 """Making a snapshot visible, so that no prune that runs at the same time can take away what it needs (INV-1, INV-8).
 
-    claim       write the root tree, and the ID the snapshot will have
-    look        list the index again: nothing new and nothing gone, the usual case, means nothing was doomed since the backup began
-    mend        otherwise walk the tree against the index as it is now; what is only in doomed or missing packs is stored again,
-                read from its old pack while that is still there; look once more
-    snapshot    write it
-    unclaim     remove the claim; if somebody removed it first, check the snapshot and take it back if it dangles
+    claim     write the root tree, and the ID the snapshot will have
+    look      list the index again: if no pack was doomed and none is gone since the backup began, all is well
+    mend      otherwise walk the tree against the index as it is now; what is only in doomed or missing packs is
+              stored again, read from its old pack while that is still there; look once more
+    snapshot  write it
+    unclaim   remove the claim; if somebody removed it first, check the snapshot and take it back if it dangles
 
 A prune writes its flag before it looks for claims, a backup its claim before it looks for flags, so at least one of the
 two sees the other; if both do, both give way. Why that is enough: docs/format.md, "Living together".

@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from bfrepo.core.protocols import Buffer
-from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind, Upload
+from bfrepo.storage.base import ObjectKind, Upload
+from bfrepo.storage.readonly import ReadOnlyBackend
 
 
-class DiscardingBackend:
+class DiscardingBackend(ReadOnlyBackend):
     """Reads from `inner`, and takes every object without keeping it. Thread rule and errors are those of `inner`."""
-
-    def __init__(self, inner: Backend) -> None:
-        self._inner = inner
-
-    @property
-    def location(self) -> str:
-        """Where the inner backend is."""
-        return self._inner.location
-
-    @property
-    def connections(self) -> int:
-        """As many as the inner backend's."""
-        return self._inner.connections
 
     def create(self) -> None:
         """Makes nothing."""
-
-    def list(self, kind: ObjectKind) -> Iterator[ObjectInfo]:
-        """See `Backend.list`."""
-        return self._inner.list(kind)
-
-    def size(self, kind: ObjectKind, name: str) -> int:
-        """See `Backend.size`."""
-        return self._inner.size(kind, name)
-
-    def load(self, kind: ObjectKind, name: str) -> bytes:
-        """See `Backend.load`."""
-        return self._inner.load(kind, name)
-
-    def read(self, kind: ObjectKind, name: str, offset: int, length: int) -> bytes:
-        """See `Backend.read`."""
-        return self._inner.read(kind, name, offset, length)
-
-    def read_into(self, kind: ObjectKind, name: str, offset: int, buffer: memoryview) -> None:
-        """See `Backend.read_into`."""
-        self._inner.read_into(kind, name, offset, buffer)
 
     def save(self, kind: ObjectKind, name: str, data: Buffer) -> None:
         """Keeps nothing."""
@@ -56,10 +22,6 @@ class DiscardingBackend:
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         """Deletes nothing."""
-
-    def close(self) -> None:
-        """Closes the inner backend."""
-        self._inner.close()
 
 
 class _Nowhere:
