@@ -6,6 +6,9 @@ from UTF-8, and every byte that is not UTF-8 becomes one character of its own (P
 one character, whatever its length in bytes. The subject of a match is an absolute path, with a slash behind it when
 it is a directory, or the last part of one.
 
+A walk decides directory by directory, and so does git. Libraries that decide for a file by its whole path (pathspec)
+take `foo/**` to fit foo itself, which is then never entered: that is why .gitignore is read here too.
+
 The expressions cannot be made slow: after a `*` or a `**` the first place where the next piece fits is taken for good
 (an atomic group), which is right because another star follows, and only the last piece is tried at every place.
 """

@@ -356,3 +356,35 @@ def test_gitignore_is_what_git_makes_of_it(tmp_path: Path, seed: int) -> None:
 
     files = [path for path in ours if not path.endswith("/") and not path.startswith(".git/")]
     assert sorted(files) == sorted(os.fsdecode(path) for path in listed.split(b"\0") if path)
+
+
+MANUAL = Path(__file__).resolve().parents[2] / "man/backupforge-exclude.7"
+
+
+def rows_of_the_manual() -> list[tuple[str, str, bool]]:
+    """The examples in the table at the end of the manual page: pattern, path, whether it fits."""
+    table = MANUAL.read_text().split("\n_\n")[1].split("\n.TE")[0].replace(r"\('e", "é")
+    rows = []
+    for line in table.split("\n"):
+        pattern, fitting, others = line.split("\t")
+        for paths, expected in ((fitting, True), (others, False)):
+            rows += [
+                (pattern, path.split()[-1] + ("/" if "directory" in path else ""), expected)
+                for path in paths.split(", ")
+            ]
+    return rows
+
+
+@pytest.mark.parametrize(("pattern", "path", "expected"), rows_of_the_manual())
+def test_the_manual_tells_the_truth(pattern: str, path: str, expected: bool) -> None:
+    """Each example of backupforge-exclude(7) is as it says."""
+    assert matches(pattern, path) is expected
+
+
+def test_the_manual_is_sound() -> None:
+    """The formatter of manual pages has no warning about it."""
+    if shutil.which("groff") is None:
+        pytest.skip("needs groff")
+    command = ["groff", "-man", "-t", "-ww", "-z", "-Tutf8", str(MANUAL)]
+
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
