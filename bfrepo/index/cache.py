@@ -3,9 +3,10 @@ again.
 
 The file names the index objects it was made from; only those that are new are read and merged in, and if one of them is
 gone the file is of no use and made again. It is sealed like the repository (INV-5), in segments, each bound to its
-number:
+number. A hash of each shows damage where nothing is sealed: a wrong index would call intact blobs lost.
 
-    8 magic | segments: 4 length, little-endian; sealed bytes.  The first holds the header, the rest the table.
+    8 magic | segments: 4 length, little-endian; 32 BLAKE3 of what it is bound to and of the sealed bytes; sealed bytes.
+    The first holds the header, the rest the table.
 
 It is replaced by renaming a complete new file; losing it, or finding it damaged, costs only time.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 import msgspec
+from blake3 import blake3
 
 from bfrepo.core.errors import DamagedObject
 from bfrepo.core.protocols import Buffer
@@ -28,6 +30,8 @@ from bfrepo.index.table import BlobTable
 
 _MAGIC: Final = b"BFCACHE\x01"
 _SEGMENT: Final = 4 << 20
+_LARGEST_SEGMENT: Final = 1 << 30
+_SEGMENT_HEAD = struct.Struct("<I32s")
 
 
 class CacheHeader(msgspec.Struct, kw_only=True):
@@ -89,8 +93,9 @@ class _SealedWriter:
         return len(data)
 
     def flush(self) -> None:
-        sealed = seal(self._sealer, self._open.getvalue(), associated_data(self._id, "cache", 0, self._number))
-        self._file.write(struct.pack("<I", len(sealed)) + sealed)
+        bound_to = associated_data(self._id, "cache", 0, self._number)
+        sealed = seal(self._sealer, self._open.getvalue(), bound_to)
+        self._file.write(_SEGMENT_HEAD.pack(len(sealed), _segment_hash(bound_to, sealed)) + sealed)
         self._open = BytesIO()
         self._number += 1
 
@@ -108,11 +113,18 @@ class _SealedReader(RawIOBase):
         return data
 
     def _next_segment(self) -> bool:
-        head = self._file.read(4)
-        if len(head) < 4:
+        head = self._file.read(_SEGMENT_HEAD.size)
+        if len(head) < _SEGMENT_HEAD.size:
             return False
-        length = struct.unpack("<I", head)[0]
-        sealed = self._file.read(min(length, 1 << 31))
-        self._open = BytesIO(unseal(self._sealer, sealed, associated_data(self._id, "cache", 0, self._number)))
+        length, expected = _SEGMENT_HEAD.unpack(head)
+        bound_to = associated_data(self._id, "cache", 0, self._number)
+        sealed = self._file.read(min(length, _LARGEST_SEGMENT))
+        if _segment_hash(bound_to, sealed) != expected:
+            raise DamagedObject("the index cache is damaged")
+        self._open = BytesIO(unseal(self._sealer, sealed, bound_to))
         self._number += 1
         return True
+
+
+def _segment_hash(bound_to: bytes, sealed: bytes) -> bytes:
+    return blake3(bound_to).update(sealed).digest()
