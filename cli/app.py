@@ -78,10 +78,13 @@ class App:
                 raise
 
     @contextmanager
-    def working(self) -> Iterator[Work]:
-        """A frame for work that takes a while: progress is shown, and Ctrl-C ends it well."""
-        self.output.streaming = True
-        display = Display(self.output, self.clock, shows_progress=self.settings.progress)
+    def working(self, *, unit: str = "files", streaming: bool = True) -> Iterator[Work]:
+        """A frame for work that takes a while: progress is shown, and Ctrl-C ends it well.
+
+        `unit` says what is counted; without `streaming` the command's result is one JSON document.
+        """
+        self.output.streaming = streaming
+        display = Display(self.output, self.clock, unit=unit, shows_progress=self.settings.progress)
         cancellation = Cancellation()
 
         def on_stop() -> None:

@@ -24,12 +24,22 @@ class Entry(NamedTuple):
     summary: str
 
 
+_KEEP: Final = "Back up and restore"
+_LOOK: Final = "Look inside"
+_CARE: Final = "Look after it"
+_REST: Final = "The program"
+
 COMMANDS: Final = {
-    "init": Entry("cli.commands.init", "Back up and restore", "Make a new repository."),
-    "backup": Entry("cli.commands.backup", "Back up and restore", "Make a snapshot of files and directories."),
-    "list": Entry(
-        "cli.commands.list", "Look inside", "List snapshots, or the IDs of what is stored.  (also: snapshots)"
-    ),
+    "init": Entry("cli.commands.init", _KEEP, "Make a new repository."),
+    "backup": Entry("cli.commands.backup", _KEEP, "Make a snapshot of files and directories."),
+    "restore": Entry("cli.commands.restore", _KEEP, "Write a snapshot back."),
+    "list": Entry("cli.commands.list", _LOOK, "List snapshots, or the IDs of what is stored (also: snapshots)."),
+    "ls": Entry("cli.commands.ls", _LOOK, "List the files in a snapshot."),
+    "stats": Entry("cli.commands.stats", _LOOK, "Show what snapshots cost: sizes and ratios."),
+    "key": Entry("cli.commands.key", _CARE, "List, add, remove and change passwords."),
+    "version": Entry("cli.commands.version", _REST, "Show the versions of the program and what it uses."),
+    "doctor": Entry("cli.commands.doctor", _REST, "Say what this machine lacks, and how to get it."),
+    "completion": Entry("cli.commands.completion", _REST, "Print the script that completes commands in a shell."),
 }
 """Every command, in the order of the help. To add one: a line here, and a module with the command as `run`."""
 

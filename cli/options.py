@@ -121,6 +121,23 @@ class Command(click.Command):
                 formatter.write_dl([(str(code), MEANINGS[code]) for code in self.exit_codes])
 
 
+class Group(click.Group):
+    """A command with commands of its own, all of them as Command describes."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.own_params = list(self.params)
+        self.params.extend(global_options())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands; the global options have their place in the program's help."""
+        self.format_commands(ctx, formatter)
+        formatter.write_paragraph()
+        formatter.write_text(f"'{ctx.command_path} COMMAND --help' shows options, examples and exit codes.")
+
+
 def _example_lines(examples: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Each example under a line that says what it is for."""
     for text, purpose in examples:

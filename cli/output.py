@@ -38,6 +38,10 @@ class Output:
         if not self.as_json:
             self._write(sys.stdout, f"{lines}\n" if isinstance(lines, str) else "".join(f"{line}\n" for line in lines))
 
+    def raw(self, text: str) -> None:
+        """Lines that are made ready already, in whatever format was asked for."""
+        self._write(sys.stdout, text)
+
     def say(self, line: str = "") -> None:
         """What is good to know, unless --quiet."""
         if not self.quiet:

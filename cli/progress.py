@@ -32,10 +32,11 @@ _UNTOUCHED: Final = ("unmodified", "unchanged")
 class Display:
     """A reporter (see bfrepo.core.progress.Reporter) that shows what it is told. Its methods are for any thread."""
 
-    def __init__(self, output: Output, clock: Clock, *, shows_progress: bool) -> None:
+    def __init__(self, output: Output, clock: Clock, *, unit: str, shows_progress: bool) -> None:
         self.progress = Progress()
         self.wants_items = output.verbosity > 0
         self._output = output
+        self._unit = unit
         self._clock = clock
         self._started = clock.monotonic()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
@@ -129,7 +130,7 @@ class Display:
         parts = [f"[{format_duration(self._clock.monotonic() - self._started)}]"]
         if progress.bytes_total:
             parts.append(f"{min(100 * progress.bytes_done / progress.bytes_total, 100):.0f}%")
-        parts.append(_of(format_count(progress.files_done), progress.files_total, format_count, " files"))
+        parts.append(_of(format_count(progress.files_done), progress.files_total, format_count, f" {self._unit}"))
         parts.append(_of(format_size(progress.bytes_done), progress.bytes_total, format_size, ""))
         parts.append(f"{format_size(self._speed())}/s")
         remaining = self._remaining()
@@ -164,7 +165,7 @@ class Display:
 
 def _interval(output: Output, *, shows_progress: bool, terminal: bool) -> float | None:
     """Seconds between two looks at the counters; None for never, unless somebody asks."""
-    if not shows_progress:
+    if not shows_progress or (output.as_json and not output.streaming):
         return None
     return _JSON_S if output.as_json else _TERMINAL_S if terminal else _LOG_S
 

@@ -1,0 +1,94 @@
+"""Restoring: find the snapshot and the place in it, and write it to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from bfrepo.core.errors import BackupForgeError
+from bfrepo.core.progress import Change, Reporter
+from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
+from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.repository.repository import Repository
+from bfrepo.restorer.plan import RestoreOptions
+from bfrepo.restorer.report import Outcome, RestoreSummary
+from bfrepo.restorer.restorer import restore as restore_tree
+from bfrepo.restorer.restorer import restore_node
+
+_CHANGES: Final[dict[Outcome, Change]] = {
+    "created": "restored",
+    "updated": "updated",
+    "unchanged": "unchanged",
+    "skipped": "unchanged",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """What was restored: the snapshot, the raw path in it (empty for all of it), and what became of the items."""
+
+    snapshot_id: bytes
+    path: bytes
+    summary: RestoreSummary
+    duration_s: float
+
+
+def restore(
+    repository: Repository,
+    what: str,
+    chosen: SnapshotFilter,
+    options: RestoreOptions,
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
+) -> RestoreResult:
+    """Restore "SNAPSHOT[:PATH]": the contents of a directory, or a single other entry, directly into the target.
+
+    `chosen` narrows down what "latest" means. Items that cannot be restored are reported. Raises ObjectNotFound,
+    AmbiguousPrefix or InvalidValue when it is not clear what is meant, TargetError, Interrupted, and what reading
+    raises.
+    """
+    begun = repository.clock.monotonic()
+    name, path = split_path(what)
+    snapshots = load_snapshots(repository, on_error=lambda damaged, error: None)
+    snapshot_id = find_snapshot(name, snapshots, chosen)
+    repository.refresh_index()
+    node = find_node(repository.loader, snapshots[snapshot_id].tree, path)
+    observer = _Observer(reporter)
+    if node.type == "dir":
+        summary = restore_tree(repository.loader, node.subtree, options, observer, cancelled=cancelled)
+    else:
+        summary = restore_node(repository.loader, node, options, observer, cancelled=cancelled)
+    return RestoreResult(snapshot_id, path, summary, repository.clock.monotonic() - begun)
+
+
+class _Observer:
+    """Passes on what the restorer tells, which is one call at a time."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def on_total(self, files: int, size: int) -> None:
+        """See RestoreObserver."""
+        self._reporter.progress.bytes_total = size
+
+    def on_bytes(self, count: int) -> None:
+        """See RestoreObserver."""
+        self._reporter.progress.bytes_done += count
+
+    def on_item(self, path: bytes, outcome: Outcome, size: int) -> None:
+        """See RestoreObserver."""
+        progress = self._reporter.progress
+        progress.files_done += 1
+        progress.current = path
+        if self._reporter.wants_items:
+            self._reporter.item(path, _CHANGES[outcome], size)
+
+    def on_removed(self, path: bytes) -> None:
+        """See RestoreObserver."""
+        if self._reporter.wants_items:
+            self._reporter.item(path, "removed", 0)
+
+    def on_error(self, path: bytes, error: BackupForgeError) -> None:
+        """See RestoreObserver."""
+        self._reporter.problem(path, str(error))
