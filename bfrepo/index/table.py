@@ -195,7 +195,7 @@ class BlobTable:
         """
         for blob_id, values in self._copies.items():
             current = self._blobs.get(blob_id)
-            if current is None or self._is_live(current):
+            if current is None or current == _RESERVED or self._is_live(current):
                 continue
             live = next((value for value in values if self._is_live(value)), None)
             if live is not None:

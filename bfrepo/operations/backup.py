@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from bfrepo.archiver.archiver import Archiver, ArchiveStats
 from bfrepo.archiver.filesaver import FileSaver
@@ -75,28 +77,51 @@ def backup(
     time.
     """
     begun, now = repository.clock.monotonic(), repository.clock.now()
-    for _ in range(_MOST_PASSES):
-        repository.refresh_index()
-        parent_id, parent = (None, None) if options.force else _choose_parent(repository, options, reporter)
-        try:
-            session = _Session(repository, options, parent, reporter, cancelled)
-            tree, stats = session.archive(open_source())
-            snapshot = _describe(options, now, parent_id, tree)
-            summary = _summary(stats, session.saver.stats)
-            summary.errors = reporter.progress.errors  # with what the source could not look at
-            summary.started_ns = int(now.timestamp() * 1e9)
-            summary.duration = repository.clock.monotonic() - begun
-            snapshot.summary = summary
-            unchanged = options.skip_if_unchanged and parent is not None and parent.tree == tree
-            snapshot_id = None if options.dry_run or unchanged else session.publish(snapshot)
-        except ContentLost:
-            repository.forget_index()
-            continue
-        if options.dry_run:
-            repository.forget_index()  # it names packs that were not stored
-        duration = repository.clock.monotonic() - begun
-        return BackupResult(snapshot_id, snapshot, parent_id, stats, session.saver.stats, duration)
-    raise ContentLost("other programs deleted what this backup needs three times over")
+    one_pass = partial(_one_pass, repository, open_source, options, reporter, cancelled, begun, now)
+    for _ in range(_MOST_PASSES - 1):
+        with suppress(ContentLost):
+            return one_pass()
+    return one_pass()
+
+
+def _one_pass(
+    repository: Repository,
+    open_source: Callable[[], Source],
+    options: BackupOptions,
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
+    begun: float,
+    now: datetime,
+) -> BackupResult:
+    """Read the source once. Raises ContentLost when a prune has deleted what this pass relied on."""
+    repository.refresh_index()
+    parent_id, parent = (None, None) if options.force else _choose_parent(repository, options, reporter)
+    source = open_source()
+    with _index_of_what_is_stored(repository, dry_run=options.dry_run):
+        session = _Session(repository, options, parent, reporter, cancelled)
+        tree, stats = session.archive(source)
+        snapshot = _describe(options, now, parent_id, tree)
+        summary = _summary(stats, session.saver.stats)
+        summary.errors = reporter.progress.errors  # with what the source could not look at
+        summary.started_ns = int(now.timestamp() * 1e9)
+        summary.duration = repository.clock.monotonic() - begun
+        snapshot.summary = summary
+        unchanged = options.skip_if_unchanged and parent is not None and parent.tree == tree
+        snapshot_id = None if options.dry_run or unchanged else session.publish(snapshot)
+    duration = repository.clock.monotonic() - begun
+    return BackupResult(snapshot_id, snapshot, parent_id, stats, session.saver.stats, duration)
+
+
+@contextmanager
+def _index_of_what_is_stored(repository: Repository, *, dry_run: bool) -> Iterator[None]:
+    """Forget the index in memory when it names what was never stored: no later backup may rely on that (INV-1)."""
+    try:
+        yield
+    except BaseException:
+        repository.forget_index()
+        raise
+    if dry_run:
+        repository.forget_index()
 
 
 class _Session:

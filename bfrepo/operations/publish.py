@@ -87,28 +87,35 @@ def _all_stay(before: Index, now: Index) -> bool:
 
 
 def unsafe_blobs(repository: Repository, index: Index, tree: bytes) -> dict[bytes, BlobKind]:
-    """Blobs below `tree` (with their kind) that no live or condemned pack of `index` holds."""
-    loader, table = repository.loader, index.table
+    """Blobs below `tree` (with their kind) that no live or condemned pack of `index` holds.
+
+    Raises ContentLost when a tree, or a list in it, cannot be read any more.
+    """
+    table = index.table
     states = {pack.id: pack.state for pack in table.packs()}
     lost: dict[bytes, BlobKind] = {}
-    for kind, blob_id in reachable(loader, tree):
-        held = (states[table.pack_of(copy.frame)] for copy in table.copies(blob_id))
-        if all(state is PackState.DOOMED for state in held):
-            lost[blob_id] = kind
+    try:
+        for kind, blob_id in reachable(repository.make_loader(index), tree):
+            held = (states[table.pack_of(copy.frame)] for copy in table.copies(blob_id))
+            if all(state is PackState.DOOMED for state in held):
+                lost[blob_id] = kind
+    except DamagedObject as error:
+        raise ContentLost(f"a part of the new tree cannot be read any more: {error}") from error
     return lost
 
 
 def _store_again(repository: Repository, index: Index, lost: dict[bytes, BlobKind], options: SaverOptions) -> set[str]:
     """Copy blobs out of packs that may be deleted any moment; the index objects that name the copies."""
-    old = repository.loader
     repository.index = index
+    loader = repository.loader
     saver = repository.make_saver(options)
     try:
         for blob_id, kind in lost.items():
             try:
-                saver.save(kind, old.load(kind, blob_id))
-            except (DamagedObject, StorageObjectMissing) as error:
+                data = loader.load(kind, blob_id)
+            except DamagedObject as error:
                 raise ContentLost(f"blob {short_id(blob_id)} was deleted while this backup ran: {error}") from error
+            saver.save(kind, data)
         saver.flush()
     finally:
         saver.close()
