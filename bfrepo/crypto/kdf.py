@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from bfrepo.core.errors import BackupForgeError, DamagedObject
+
 SALT_SIZE = 16
 KEY_SIZE = 32
 
@@ -35,7 +37,22 @@ def kdf_params(profile: Literal["default", "strong"], salt: bytes) -> KdfParams:
 
 
 def derive_slot_key(password: bytes, params: KdfParams) -> bytes:
-    """32 bytes. Takes a noticeable time and the memory that `params` say; releases the GIL while it works."""
-    from argon2.low_level import Type, hash_secret_raw  # noqa: PLC0415 - 20 ms that only an opened repository costs
+    """32 bytes. Takes a noticeable time and the memory that `params` say; releases the GIL while it works.
 
-    return hash_secret_raw(password, params.salt, params.time_cost, params.memory_kib, params.lanes, KEY_SIZE, Type.ID)
+    Raises DamagedObject for costs that contradict each other, BackupForgeError when there is not enough memory.
+    """
+    # 20 ms to import, which only an opened repository costs.
+    from argon2.exceptions import HashingError  # noqa: PLC0415
+    from argon2.low_level import Type, hash_secret_raw  # noqa: PLC0415
+
+    if params.memory_kib < 8 * params.lanes:  # RFC 9106, section 3.1
+        raise DamagedObject(f"asks for {params.lanes} lanes in {params.memory_kib} KiB of memory, which cannot be")
+    try:
+        return hash_secret_raw(
+            password, params.salt, params.time_cost, params.memory_kib, params.lanes, KEY_SIZE, Type.ID
+        )
+    except HashingError as error:
+        raise BackupForgeError(
+            f"the password's key cannot be derived: {error}",
+            hint=f"it takes {params.memory_kib // 1024} MiB of free memory",
+        ) from error

@@ -107,7 +107,10 @@ def open_slot(data: bytes, password: bytes, repository_id: bytes, *, name: str) 
     UnsupportedFormat for a newer version.
     """
     slot = _decode_slot(data, name)
-    slot_key = derive_slot_key(password, slot.kdf)
+    try:
+        slot_key = derive_slot_key(password, slot.kdf)
+    except DamagedObject as error:
+        raise DamagedObject(f"key {name[:8]}: {error}") from error
     if not hmac.compare_digest(derive_key(slot_key, "slot commitment"), slot.commitment):
         return None
     try:

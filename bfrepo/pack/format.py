@@ -125,9 +125,12 @@ def _check_sums(directory: PackDirectory, pack: str) -> None:
     if any(codec not in (0, 1, 2) for codec in set(directory.codecs)):
         raise UnsupportedFormat(f"pack {pack}: a frame uses a codec this program does not know")
     first = 0
-    for plain, count in zip(directory.plain_sizes, directory.blob_counts, strict=True):
+    frames = zip(directory.stored_sizes, directory.plain_sizes, directory.blob_counts, strict=True)
+    for stored, plain, count in frames:
         if plain > MAX_FRAME or sum(directory.blob_sizes[first : first + count]) != plain:
             raise DamagedObject(f"pack {pack}: the blobs of a frame do not add up to its length")
+        if stored > plain + AesGcm.overhead:  # what does not shrink is stored as it is
+            raise DamagedObject(f"pack {pack}: a frame claims to be stored in more bytes than it holds")
         first += count
     if sum(directory.stored_sizes) > MAX_PACK:
         raise DamagedObject(f"pack {pack}: its frames claim more than a pack can hold")

@@ -10,7 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 from bfrepo.compression import Expander
-from bfrepo.core.errors import BackupForgeError, DamagedBlob, DamagedObject, StorageObjectMissing
+from bfrepo.core.errors import (
+    BackupForgeError,
+    DamagedBlob,
+    DamagedObject,
+    StorageObjectMissing,
+    UnsupportedFormat,
+)
 from bfrepo.core.ids import BlobKind, short_id
 from bfrepo.core.protocols import BlobPlace, Buffer
 from bfrepo.core.units import MIB
@@ -21,6 +27,9 @@ from bfrepo.storage.base import Backend, ObjectKind
 
 CACHE_SIZE = 24 * MIB
 """Bytes of opened frames kept: trees are read one by one, and a frame holds hundreds of them."""
+
+_UNREADABLE = (DamagedObject, StorageObjectMissing, UnsupportedFormat)
+"""Why a frame gives no blob. A pack that is newer than the configuration of its repository admits is damaged."""
 
 
 class _Scratch(threading.local):
@@ -68,28 +77,30 @@ class Loader:
             if self._hash(blob) == blob_id:
                 return blob
             first: BackupForgeError = DamagedBlob(self._describe(blob_id, place, "does not hash to its ID"))
-        except (DamagedObject, StorageObjectMissing) as error:
+        except _UNREADABLE as error:
             first = DamagedBlob(self._describe(blob_id, place, str(error)))
-        return self._load_other_copy(blob_id, first)
+        return self._load_other_copy(blob_id, place.frame, first)
 
     def read_frame(self, frame: int, blob_ids: Sequence[bytes]) -> Iterator[tuple[bytes, memoryview | DamagedObject]]:
-        """See BlobLoader."""
+        """See BlobLoader. The caller may use the loader for something else between two blobs."""
         try:
             plain: memoryview | None = self.open_frame(frame)
             why = "does not hash to its ID"
-        except (DamagedObject, StorageObjectMissing) as error:
+        except _UNREADABLE as error:
             plain, why = None, str(error)
-        for blob_id in blob_ids:
-            place = self._place_in(frame, blob_id)
-            blob = plain[place.offset : place.offset + place.size] if plain is not None else None
-            if blob is not None and self._hash(blob) == blob_id:
-                yield blob_id, blob
-                continue
-            try:
-                damaged = DamagedBlob(self._describe(blob_id, place, why))
-                yield blob_id, memoryview(self._load_other_copy(blob_id, damaged))
-            except DamagedObject as error:
-                yield blob_id, error
+        scratch = self._scratch
+        memory, scratch.plain = scratch.plain, bytearray()  # ours until the last blob is taken
+        try:
+            for blob_id in blob_ids:
+                place = self._place_in(frame, blob_id)
+                blob = plain[place.offset : place.offset + place.size] if plain is not None else None
+                if blob is not None and self._hash(blob) == blob_id:
+                    yield blob_id, blob
+                else:
+                    damaged = DamagedBlob(self._describe(blob_id, place, why))
+                    yield blob_id, self._other_copy(blob_id, frame, damaged)
+        finally:
+            scratch.plain = memory
 
     def open_frame(self, number: int) -> memoryview:
         """A frame's plaintext, unchecked, in this thread's scratch memory: valid until its next frame."""
@@ -136,15 +147,23 @@ class Loader:
             return place
         return next((copy for copy in self.table.copies(blob_id) if copy.frame == frame), place)
 
-    def _load_other_copy(self, blob_id: bytes, first: BackupForgeError) -> bytes:
-        """The blob from any copy but the one in use. Raises `first` when there is none that is intact."""
-        for copy in self.table.copies(blob_id)[1:]:
+    def _other_copy(self, blob_id: bytes, frame: int, damaged: DamagedObject) -> memoryview | DamagedObject:
+        try:
+            return memoryview(self._load_other_copy(blob_id, frame, damaged))
+        except DamagedObject as error:
+            return error
+
+    def _load_other_copy(self, blob_id: bytes, bad_frame: int, first: BackupForgeError) -> bytes:
+        """The blob from any other frame. Raises `first` when there is none that is intact."""
+        for copy in self.table.copies(blob_id):
+            if copy.frame == bad_frame:
+                continue
             try:
                 place = self.table.frame(copy.frame)
                 frame = bytearray(place.plain_size)  # not the scratch memory: a caller may be in the middle of it
                 self._open_into(place, memoryview(frame))
                 blob = bytes(frame[copy.offset : copy.offset + copy.size])
-            except (DamagedObject, StorageObjectMissing):
+            except _UNREADABLE:
                 continue  # this copy is no better; the error of the first one is reported
             if self._hash(blob) == blob_id:
                 return blob
