@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "list": Entry("cli.commands.list", _LOOK, "List snapshots, or the IDs of what is stored (also: snapshots)."),
     "ls": Entry("cli.commands.ls", _LOOK, "List the files in a snapshot."),
     "stats": Entry("cli.commands.stats", _LOOK, "Show what snapshots cost: sizes and ratios."),
+    "check": Entry("cli.commands.check", _CARE, "Is everything there, and right?"),
     "key": Entry("cli.commands.key", _CARE, "List, add, remove and change passwords."),
     "version": Entry("cli.commands.version", _REST, "Show the versions of the program and what it uses."),
     "doctor": Entry("cli.commands.doctor", _REST, "Say what this machine lacks, and how to get it."),

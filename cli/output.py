@@ -56,6 +56,11 @@ class Output:
         """What somebody asked to see right now: to stderr, also with --quiet."""
         self._write(sys.stderr, f"{line}\n")
 
+    def complain(self, lines: Iterable[str]) -> None:
+        """What is wrong, in several lines, to stderr, also with --quiet."""
+        if not self.as_json:
+            self._write(sys.stderr, "".join(f"{line}\n" for line in lines))
+
     def document(self, content: Any) -> None:
         """The one JSON document of a command that ends at once."""
         if self.as_json:

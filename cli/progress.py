@@ -135,7 +135,7 @@ class Display:
         parts.append(f"{format_size(self._speed())}/s")
         remaining = self._remaining()
         if remaining is not None:
-            parts.append(f"ETA {format_duration(round(remaining))}")
+            parts.append(f"ETA {_whole_seconds(remaining)}")
         if progress.errors:
             parts.append(f"{format_count(progress.errors)} errors")
         return "  ".join(parts)
@@ -168,6 +168,11 @@ def _interval(output: Output, *, shows_progress: bool, terminal: bool) -> float 
     if not shows_progress or (output.as_json and not output.streaming):
         return None
     return _JSON_S if output.as_json else _TERMINAL_S if terminal else _LOG_S
+
+
+def _whole_seconds(seconds: float) -> str:
+    """An estimate is not good to the tenth of a second."""
+    return format_duration(seconds) if seconds >= 60 else f"{round(seconds)} s"
 
 
 def _of(done: str, total: int | None, form: Callable[[int], str], unit: str) -> str:

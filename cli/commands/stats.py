@@ -142,7 +142,7 @@ def _show(output: Output, picked: Mapping[bytes, Snapshot], result: StatsResult)
     total = result.total
     output.say()
     output.say(
-        f"Files of {format_size(total.restore_size)} take {format_size(total.stored)}, {_ratio(total)} less in all."
+        f"Files of {format_size(total.restore_size)} take {format_size(total.stored)}, {_ratio(total)} times less."
     )
     output.say(f"The repository holds {format_size(result.repository_size)} in {format_count(result.packs)} packs.")
 
@@ -159,7 +159,7 @@ def _cells(sizes: Sizes) -> tuple[str, ...]:
 
 
 def _ratio(sizes: Sizes) -> str:
-    return format_ratio(sizes.stored, sizes.restore_size)
+    return format_ratio(sizes.stored, sizes.restore_size).removesuffix("x")
 
 
 def _document(picked: Mapping[bytes, Snapshot], result: StatsResult) -> dict[str, Any]:
