@@ -129,14 +129,12 @@ class BlobTable:
 
     def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
         """See BlobSizes."""
-        get, split, packs, kinds = self._blobs.get, _PLACE.unpack, self._frame_packs, self._pack_kinds
-        sizes = []
-        for blob_id in blob_ids:
-            value = get(blob_id) or _RESERVED
-            frame, _, size = split(value)
-            known = frame != _PENDING and kinds[packs[frame]] == BlobKind.DATA
-            sizes.append(size if known else -1)
-        return sizes
+        get = self._blobs.get
+        places = b"".join([get(blob_id) or _RESERVED for blob_id in blob_ids])
+        numbers = struct.unpack(f"<{3 * len(blob_ids)}I", places)
+        frames, sizes = numbers[::3], numbers[2::3]
+        others = {frame for frame in set(frames) if frame == _PENDING or self.kind_of(frame) is not BlobKind.DATA}
+        return [-1 if frame in others else size for frame, size in zip(frames, sizes, strict=True)]
 
     def copies(self, blob_id: bytes) -> list[BlobPlace]:
         """Every place the blob is in, the one that is used first at the front."""
