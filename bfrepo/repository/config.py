@@ -128,7 +128,16 @@ def encode_config(config: Config, keys: Keys) -> bytes:
     )
     stored.sealed = seal(keys.object_sealer(), plain, _associated(config.repository_id, stored))
     stored.checksum = _checksum(stored)
-    return msgspec.json.format(msgspec.json.encode(stored)) + b"\n"
+    return _write(stored)
+
+
+def is_as_written(data: bytes, head: ConfigHead) -> bool:
+    """Whether `data`, of which `head` was decoded, is byte for byte what was written: the checksum skips white space.
+
+    Nothing can be said when it has fields that this version does not know; then it is taken for whole.
+    """
+    fields = msgspec.json.decode(data, type=dict[str, object])
+    return data == _write(head.stored) or not fields.keys() <= set(_Stored.__struct_fields__)
 
 
 def decode_head(data: bytes, *, location: str) -> ConfigHead:
@@ -169,6 +178,10 @@ def decode_config(head: ConfigHead, keys: Keys, *, location: str) -> Config:
         )
     except (DamagedObject, InvalidValue, msgspec.MsgspecError) as error:
         raise DamagedObject(f"config in {location}: its sealed part is damaged: {error}") from error
+
+
+def _write(stored: _Stored) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(stored)) + b"\n"
 
 
 def _associated(repository_id: bytes, stored: _Stored) -> bytes:
