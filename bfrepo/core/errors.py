@@ -29,7 +29,10 @@ error: it is the result of an operation whose summary counts items that could no
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MALFORMED: Final = (ValueError, RecursionError)
+"""What decoders raise beside errors of their own: for text that is no UTF-8, and for nesting that has no end."""
 
 
 class BackupForgeError(Exception):

@@ -23,7 +23,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise InvalidValue(f"{text!r} is not a size", hint="write a number with K, M, G or T, such as 64M")
-    return int(float(match[1]) * _FACTOR[match[2].lower()])
+    try:
+        return int(float(match[1]) * _FACTOR[match[2].lower()])
+    except OverflowError as error:
+        raise InvalidValue(f"{text[:40]}... is too large for a size") from error
 
 
 def format_size(size: float) -> str:

@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from bfrepo.core.errors import DamagedObject, UnsupportedFormat
+from bfrepo.core.errors import MALFORMED, DamagedObject, UnsupportedFormat
 from bfrepo.crypto.hashing import derive_key
 from bfrepo.crypto.kdf import SALT_SIZE, KdfParams, derive_slot_key, kdf_params
 from bfrepo.crypto.seal import AesGcm, Plain, Sealer, associated_data, seal, unseal
@@ -126,7 +126,7 @@ def slot_info(data: bytes, keys: Keys, repository_id: bytes, *, name: str) -> Sl
     try:
         plain = unseal(keys.object_sealer(), slot.about, associated_data(repository_id, "key info"))
         return msgspec.json.decode(plain, type=SlotInfo)
-    except (DamagedObject, msgspec.MsgspecError) as error:
+    except (DamagedObject, msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"key {name[:8]}: its description does not open: {error}") from error
 
 
@@ -140,5 +140,5 @@ def _decode_slot(data: bytes, name: str) -> _Slot:
         if version != SLOT_VERSION:
             raise UnsupportedFormat(f"key {name[:8]}: version {version} is not known to this program")
         return msgspec.json.decode(data, type=_Slot)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"key {name[:8]}: does not decode: {error}") from error

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from bfrepo.core.errors import DamagedObject, UnsupportedFormat
+from bfrepo.core.errors import MALFORMED, DamagedObject, UnsupportedFormat
+from bfrepo.core.ids import ID_SIZE
 
 SNAPSHOT_VERSION = 1
 
@@ -69,6 +70,10 @@ class Claim(msgspec.Struct, kw_only=True, omit_defaults=True):
     hostname: str = ""
 
 
+class _Version(msgspec.Struct):
+    version: int
+
+
 _KNOWN = {field.name for field in msgspec.structs.fields(Snapshot)} - {"unknown"}
 
 
@@ -88,9 +93,9 @@ def decode_snapshot(data: bytes, *, name: str) -> Snapshot:
         snapshot = msgspec.convert(known, Snapshot, builtin_types=(bytes,))
         snapshot.unknown = {key: value for key, value in fields.items() if key not in _KNOWN}
         datetime.fromisoformat(snapshot.time)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"snapshot {name[:8]}: does not decode: {error}") from error
-    if len(snapshot.tree) != 32 or snapshot.when.tzinfo is None:
+    if len(snapshot.tree) != ID_SIZE or snapshot.when.tzinfo is None:
         raise DamagedObject(f"snapshot {name[:8]}: has no valid tree or time")
     return snapshot
 
@@ -103,10 +108,14 @@ def encode_claim(claim: Claim) -> bytes:
 def decode_claim(data: bytes, *, name: str) -> Claim:
     """The claim in `data`. Raises DamagedObject or UnsupportedFormat."""
     try:
+        version = msgspec.msgpack.decode(data, type=_Version).version
+        _refuse_newer(version, SNAPSHOT_VERSION, f"claim {name[:8]}")
         claim = msgspec.msgpack.decode(data, type=Claim)
-    except msgspec.MsgspecError as error:
+        when = datetime.fromisoformat(claim.time)
+    except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"claim {name[:8]}: does not decode: {error}") from error
-    _refuse_newer(claim.version, SNAPSHOT_VERSION, f"claim {name[:8]}")
+    if {len(claim.tree), len(claim.snapshot)} != {ID_SIZE} or when.tzinfo is None:
+        raise DamagedObject(f"claim {name[:8]}: has no valid tree, snapshot or time")
     return claim
 
 

@@ -11,12 +11,13 @@ nodes again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 from zlib import crc32
 
 import msgspec
 
-from bfrepo.core.errors import DamagedObject, UnsupportedFormat
+from bfrepo.core.errors import MALFORMED, DamagedObject, UnsupportedFormat
 from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
 from bfrepo.core.protocols import BlobLoader, BlobSaver
 from bfrepo.data.node import Node
@@ -34,6 +35,10 @@ class _Tree(msgspec.Struct, array_like=True, gc=False):
     version: int
     nodes: list[Node]
     parts: bytes = b""
+
+
+class _Version(msgspec.Struct, array_like=True):
+    version: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -74,11 +79,20 @@ def decode_tree(tree_id: bytes, data: bytes) -> tuple[list[Node], list[bytes]]:
     """The nodes and the part IDs in one tree blob, checked but for the order across parts."""
     try:
         tree = _decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, *MALFORMED) as error:
+        _refuse_newer(tree_id, data)
         raise DamagedObject(f"tree {short_id(tree_id)}: does not decode: {error}") from error
     if tree.version != TREE_VERSION:
         raise UnsupportedFormat(f"tree {short_id(tree_id)}: version {tree.version} is not known to this program")
     return tree.nodes, split_ids(tree.parts)
+
+
+def _refuse_newer(tree_id: bytes, data: bytes) -> None:
+    """Raise UnsupportedFormat if what does not decode says that it is of another version."""
+    with suppress(msgspec.MsgspecError, *MALFORMED):
+        version = msgspec.msgpack.decode(data, type=_Version).version
+        if version != TREE_VERSION:
+            raise UnsupportedFormat(f"tree {short_id(tree_id)}: version {version} is not known to this program")
 
 
 def _check_nodes(tree_id: bytes, nodes: list[Node]) -> None:

@@ -22,7 +22,7 @@ from typing import IO, Final, cast
 import msgspec
 from blake3 import blake3
 
-from bfrepo.core.errors import DamagedObject
+from bfrepo.core.errors import MALFORMED, DamagedObject
 from bfrepo.core.protocols import Buffer
 from bfrepo.crypto.seal import Sealer, associated_data, seal, unseal
 from bfrepo.index.format import PackFlag
@@ -60,7 +60,7 @@ class IndexCache:
                 size = struct.unpack("<I", reader.read(4))[0]
                 header = msgspec.msgpack.decode(reader.read(size), type=CacheHeader)
                 return header, BlobTable.read_from(cast("IO[bytes]", reader))
-        except (OSError, DamagedObject, msgspec.MsgspecError, struct.error):
+        except (OSError, DamagedObject, msgspec.MsgspecError, *MALFORMED, struct.error):
             return None  # a cache: whatever is wrong with it, the repository itself has everything
 
     def save(self, header: CacheHeader, table: BlobTable) -> None:

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from bfrepo.core.errors import DamagedObject, UnsupportedFormat
+from bfrepo.core.errors import MALFORMED, DamagedObject, UnsupportedFormat
 
 INDEX_VERSION = 1
 FLAG_ID_SIZE = 16
@@ -65,6 +65,10 @@ class IndexContent(msgspec.Struct, kw_only=True, omit_defaults=True):
     revoked: list[_FlagId] = []
 
 
+class _Version(msgspec.Struct):
+    version: int
+
+
 def encode_index(content: IndexContent) -> bytes:
     """The plaintext of an index object."""
     return msgspec.msgpack.encode({"version": INDEX_VERSION, **msgspec.structs.asdict(content)})
@@ -73,9 +77,9 @@ def encode_index(content: IndexContent) -> bytes:
 def decode_index(data: bytes, *, name: str) -> IndexContent:
     """What an index object holds. Raises DamagedObject or UnsupportedFormat."""
     try:
-        content = msgspec.msgpack.decode(data, type=IndexContent)
-    except msgspec.MsgspecError as error:
+        version = msgspec.msgpack.decode(data, type=_Version).version
+        if version != INDEX_VERSION:
+            raise UnsupportedFormat(f"index {name[:8]}: version {version} is not known to this program")
+        return msgspec.msgpack.decode(data, type=IndexContent)
+    except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"index {name[:8]}: does not decode: {error}") from error
-    if content.version != INDEX_VERSION:
-        raise UnsupportedFormat(f"index {name[:8]}: version {content.version} is not known to this program")
-    return content

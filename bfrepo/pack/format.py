@@ -52,6 +52,9 @@ MAX_FRAME: Final = 64 << 20
 MAX_DIRECTORY: Final = 256 << 20
 MAX_PACK: Final = 4 << 30
 
+_MOST_EXPANSION: Final = 1 << 15
+"""No zstd frame expands to more than so many times its size: a block holds 128 KiB and takes 4 bytes (RFC 8878)."""
+
 _COUNTS = struct.Struct("<BBII")
 _SCHEME_SEALED: Final = 0
 _SCHEME_PLAIN: Final = 1
@@ -196,8 +199,8 @@ def expand_bounded(packed: Buffer, limit: int) -> bytes:
     """A zstd frame's content, at most `limit` bytes of it. Raises DamagedObject."""
     try:
         claimed = zstandard.frame_content_size(packed)
-        if not 0 <= claimed <= limit:
-            raise DamagedObject(f"claims {claimed} bytes, more than the {limit} allowed")
+        if not 0 <= claimed <= min(limit, len(packed) * _MOST_EXPANSION):
+            raise DamagedObject(f"claims {claimed} bytes, more than it can hold or than the {limit} allowed")
         return zstandard.ZstdDecompressor(max_window_size=128 << 20).decompress(packed, max_output_size=limit)
     except zstandard.ZstdError as error:
         raise DamagedObject(f"does not decompress: {error}") from error

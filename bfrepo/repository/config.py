@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from bfrepo.chunker.base import Chunker, ChunkerParams, make_chunker
 from bfrepo.compression import Compression
-from bfrepo.core.errors import DamagedObject, InvalidValue, UnsupportedFormat
+from bfrepo.core.errors import MALFORMED, DamagedObject, InvalidValue, UnsupportedFormat
 from bfrepo.core.ids import ID_SIZE, is_object_name
 from bfrepo.core.units import MIB
 from bfrepo.crypto.hashing import object_name
@@ -148,7 +148,7 @@ def decode_head(data: bytes, *, location: str) -> ConfigHead:
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise UnsupportedFormat(f"{newer} (format {version})", hint="use a newer backupforge")
         stored = msgspec.json.decode(data, type=_Stored)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"config in {location}: does not decode: {error}") from error
     if stored.checksum != _checksum(stored) or not is_object_name(stored.id):
         raise DamagedObject(f"config in {location}: its bytes are not those that were written")
@@ -176,7 +176,7 @@ def decode_config(head: ConfigHead, keys: Keys, *, location: str) -> Config:
             pack_size=sealed.pack_size,
             created=sealed.created,
         )
-    except (DamagedObject, InvalidValue, msgspec.MsgspecError) as error:
+    except (DamagedObject, InvalidValue, msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"config in {location}: its sealed part is damaged: {error}") from error
 
 
