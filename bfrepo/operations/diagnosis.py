@@ -168,6 +168,6 @@ def make_finding(
         object_ids=tuple(object_ids)[:LISTED],
         message=message,
         snapshots=tuple(depending.snapshots),
-        files=tuple(depending.files),
+        files=tuple(sorted(depending.files)),
         files_count=depending.files_count,
     )
