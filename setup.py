@@ -1,4 +1,4 @@
-"""The one thing pyproject.toml cannot say yet: how to build the two kernels. Everything else is there."""
+"""The one thing pyproject.toml cannot say yet: how to build the kernels. Everything else is there."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def kernel(module: str) -> Extension:
 
 
 setup(
-    ext_modules=[kernel("bfrepo.chunker._gear"), kernel("bfrepo.localfs._scan")],
+    ext_modules=[kernel("bfrepo.chunker._gear"), kernel("bfrepo.localfs._make"), kernel("bfrepo.localfs._scan")],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -1,14 +1,12 @@
 """Node -> disk: owner, xattrs, mode, times and inode flags, in the order in which none spoils another.
 
-    owner   first: chown drops setuid bits and file capabilities
-    xattrs  before the mode: a file that is made read-only takes no more of them; an ACL and the mode agree about the group bits,
             because the mode that was read beside an ACL holds its mask
     mode    then the setuid bits, which are left out where the owner is not the one the snapshot names
     times   after everything that changes the content
     flags   last: nothing changes any more once a file is immutable
 
-What is open is given as its descriptor, anything else as the path of an O_PATH descriptor under /proc: neither can be swapped for
-something else in between, and no symlink is followed.
+What is open is given as its descriptor, anything else as the path of an O_PATH descriptor under /proc: neither can be
+swapped for something else in between, and no symlink is followed.
 """
 
 from __future__ import annotations
@@ -21,11 +19,10 @@ import grp
 import os
 import pwd
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from bfrepo.data.node import Node, NodeType
 from bfrepo.localfs._scan import Stat
-from bfrepo.localfs.target import Directories, Directory
 
 SETTABLE_FLAGS: Final = 0x4 | 0x10 | 0x20 | 0x40
 """FS_COMPR_FL, FS_IMMUTABLE_FL, FS_APPEND_FL and FS_NODUMP_FL of <linux/fs.h>: the flags that are recorded."""
@@ -39,11 +36,15 @@ _NOBODY: Final = 0xFFFF_FFFF
 _REFUSED: Final = (OSError, ValueError, OverflowError)
 _NO_FLAGS_HERE: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EINVAL)
 
-# What is taken off a file that has it and should not; other names belong to the system the file is on (SELinux, overlayfs).
+# What is taken off a file that has it and should not; other names belong to the system the file is on (SELinux,
+# overlayfs).
 _REMOVED_XATTRS: Final = (b"user.", b"system.posix_acl_", b"security.capability")
 _PRIVILEGED_XATTRS: Final = (b"security.", b"trusted.")
 
-_Owner = tuple[int, int]
+_Owner: TypeAlias = tuple[int, int]
+
+NewFile: TypeAlias = tuple[int, bytes, memoryview, int, int, int, int, int]
+"""What `make_files` of the kernel takes: (dir_fd, name, content, mode, uid, gid, atime_ns, mtime_ns)."""
 
 
 class MetadataWriter:
@@ -78,6 +79,14 @@ class MetadataWriter:
             problems.append(_reason("its times", error))
         return problems
 
+    def new_file(self, dir_fd: int, node: Node, content: memoryview) -> NewFile:
+        """What `make_files` needs to make a file that has neither xattrs nor flags."""
+        uid, gid = self._owner(node)
+        mode = node.mode & ~0o6000 if uid == -1 or gid == -1 else node.mode
+        mtime = node.mtime_ns
+        atime = mtime if node.atime_ns is None else node.atime_ns
+        return dir_fd, node.name, content, mode, uid, gid, atime, mtime
+
     def apply_flags(self, fd: int, node: Node) -> list[str]:
         """The inode flags, which end every further change; what could not be set, in words."""
         wanted = node.flags & self._flags
@@ -93,8 +102,8 @@ class MetadataWriter:
                 return [_reason("its inode flags", error)]
         return []
 
-    def differs(self, where: int | bytes, node: Node, stat: Stat) -> bool:
-        """Whether `apply` or `apply_flags` would change anything but the access time. Raises OSError."""
+    def differs(self, node: Node, stat: Stat) -> bool:
+        """Whether `apply` or `apply_flags` would change anything but xattrs and the access time."""
         uid, gid = self._owner(node)
         mode = node.mode & ~0o6000 if -1 in (uid, gid) else node.mode
         return (
@@ -103,8 +112,23 @@ class MetadataWriter:
             or uid not in (-1, stat.uid)
             or gid not in (-1, stat.gid)
             or (node.type in ("file", "dir") and (node.flags ^ stat.flags) & self._flags != 0)
-            or (self._with_xattrs and self._xattrs_differ(where, node))
         )
+
+    def xattrs_differ(self, where: int | bytes, node: Node) -> bool:
+        """Whether `apply` would change any xattr. Raises OSError."""
+        if not self._with_xattrs:
+            return False
+        try:
+            held = dict(_managed_xattrs(where, node))
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return False
+            raise
+        return held != {
+            name: value
+            for name, value in node.xattrs
+            if self._euid == 0 or name in held or not name.startswith(_PRIVILEGED_XATTRS)
+        }
 
     def _apply_owner(self, where: int | bytes, node: Node, now: _Owner, problems: list[str]) -> bool:
         """Whether it now belongs to whom the snapshot says."""
@@ -164,26 +188,13 @@ class MetadataWriter:
                 return  # as with owners: only the superuser may set these
             problems.append(_reason(f"its extended attribute {os.fsdecode(name)}", error))
 
-    def _xattrs_differ(self, where: int | bytes, node: Node) -> bool:
-        try:
-            held = dict(_managed_xattrs(where, node))
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                return False
-            raise
-        return held != {
-            name: value
-            for name, value in node.xattrs
-            if self._euid == 0 or name in held or not name.startswith(_PRIVILEGED_XATTRS)
-        }
-
 
 @contextlib.contextmanager
-def named(directories: Directories, parent: Directory, name: bytes) -> Iterator[bytes]:
-    """A path that means this very entry, whatever it is, for as long as the context lasts. Raises OSError."""
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directories.open(parent))
+def pinned(dir_fd: int, name: bytes) -> Iterator[int]:
+    """An O_PATH descriptor of this very entry, whatever it is, which is neither followed nor opened. Raises OSError."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
-        yield b"/proc/self/fd/%d" % fd
+        yield fd
     finally:
         os.close(fd)
 
@@ -194,6 +205,11 @@ def make_special(dir_fd: int, node: Node) -> None:
         os.symlink(node.target, node.name, dir_fd=dir_fd)
         return
     os.mknod(node.name, _format_bits(node.type) | 0o600, node.rdev, dir_fd=dir_fd)
+
+
+def link_target(dir_fd: int, name: bytes) -> bytes:
+    """Where a symlink points. Raises OSError."""
+    return os.readlink(name, dir_fd=dir_fd)
 
 
 def _format_bits(kind: NodeType) -> int:

@@ -12,7 +12,10 @@ from bfrepo.localfs._scan import Stat, scan, stat_at
 from bfrepo.localfs.target import Directories, Directory
 
 Selection: TypeAlias = Callable[[bytes, bool], tuple[bool, bool]]
-"""(path, is it a directory) -> (is it selected, may it contain what is). Paths begin with a slash, at the root of the restore."""
+"""(path, is it a directory) -> (is it selected, may it contain what is).
+
+Paths begin with a slash, at the root of the restore.
+"""
 
 
 @dataclass(slots=True)
@@ -27,8 +30,8 @@ class _Level:
 def remove(directories: Directories, parent: Directory, name: bytes, selection: Selection, *, force: bool) -> bool:
     """Remove an entry with all that is selected in it; whether nothing of it is left.
 
-    A directory stays when something in it does, and what is mounted below it is never entered. `force` takes the entry itself,
-    but not what it contains, as selected. Raises OSError for the first thing that cannot be removed.
+    A directory stays when something in it does, and what is mounted below it is never entered. `force` takes the entry
+    itself, but not what it contains, as selected. Raises OSError for the first thing that cannot be removed.
     """
     stat = stat_at(directories.open(parent), name)
     path = parent.path + b"/" + name

@@ -1,52 +1,52 @@
-"""Where a file has data and where it has holes, from the file system itself, so that holes are never read."""
+"""Zeros and holes: recognising them, and finding what a file that exists holds where there should be a hole."""
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
-MAX_HOLES = 1_000_000
-"""Holes that are looked for in one file: their records take 16 bytes each. What follows the last counts as data."""
+from bfrepo.localfs.extents import data_extents
+
+_BLOCK: Final = 64 * 1024
+_ZEROS: Final = bytes(_BLOCK)
 
 
-def data_extents(fd: int, size: int, *, max_holes: int = MAX_HOLES) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the data of an open file below `size` bytes, in order and without overlap.
+def is_zero(data: memoryview) -> bool:
+    """Whether every byte is zero. Takes no time where the first one is not."""
+    if len(data) == 0 or data[0]:
+        return False
+    return all(_ZEROS.startswith(data[at : at + _BLOCK]) for at in range(0, len(data), _BLOCK))
 
-    A file system that cannot tell has only data. Moves the position of the descriptor. Raises OSError.
+
+def nonzero_blocks(fd: int, size: int, holes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(offset, length) of blocks of an open file that are not all zero and lie in `holes`, which are (start, end) in
+    order.
+
+    What is a hole already is not read. Raises OSError.
     """
-    position = 0
-    for _ in range(max_holes):
-        start = _next_data(fd, position, size)
-        if start >= size:
-            return
-        end = _next_hole(fd, start, size)
-        yield start, end - start
-        position = end
-    if position < size:
-        yield position, size - position
+    for start, end in _overlaps(data_extents(fd, size), holes):
+        for offset in range(start, end, _BLOCK):
+            block = os.pread(fd, min(_BLOCK, end - offset), offset)
+            if not _ZEROS.startswith(block):
+                yield offset, len(block)
 
 
-def _next_data(fd: int, position: int, size: int) -> int:
-    """The first byte of data from `position` on; `size` where nothing but a hole follows."""
-    if position >= size:
-        return size
-    try:
-        return os.lseek(fd, position, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return size
-        if error.errno in (errno.EINVAL, errno.ENOTSUP):
-            return position
-        raise
+def write_zeros(fd: int, offset: int, length: int) -> int:
+    """Write `length` zeros at `offset`; returns `length`. Raises OSError."""
+    done = 0
+    while done < length:
+        done += os.pwrite(fd, _ZEROS[: min(_BLOCK, length - done)], offset + done)
+    return length
 
 
-def _next_hole(fd: int, start: int, size: int) -> int:
-    """Where the data that begins at `start` ends, at most `size`."""
-    try:
-        return min(os.lseek(fd, start, os.SEEK_HOLE), size)
-    except OSError as error:
-        # ENXIO: cut short a moment ago. Reading finds the new end.
-        if error.errno in (errno.ENXIO, errno.EINVAL, errno.ENOTSUP):
-            return size
-        raise
+def _overlaps(extents: Iterable[tuple[int, int]], holes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(start, end) of what lies both in an extent, given as (offset, length), and in a hole."""
+    first = 0
+    for offset, length in extents:
+        while first < len(holes) and holes[first][1] <= offset:
+            first += 1
+        each = first
+        while each < len(holes) and holes[each][0] < offset + length:
+            yield max(offset, holes[each][0]), min(offset + length, holes[each][1])
+            each += 1

@@ -1,8 +1,9 @@
 """Directories below the target of a restore, reached one component at a time and never through a symlink.
 
-A path is a chain of `Directory` objects down from the root of the target. Opening one opens every component with O_NOFOLLOW
-relative to its parent's descriptor, so whatever stands in the target, or is put there meanwhile, cannot lead outside of it.
-Descriptors are few: each thread keeps those it used last and opens the others again when it comes back to them.
+A path is a chain of `Directory` objects down from the root of the target. Opening one opens every component with
+O_NOFOLLOW relative to its parent's descriptor, so whatever stands in the target, or is put there meanwhile, cannot lead
+outside of it. Descriptors are few: each thread keeps those it used last and opens the others again when it comes back
+to them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from bfrepo.core.errors import TargetError
@@ -31,12 +33,12 @@ _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLO
 class Directory:
     """One directory below the target: where it is, and what is known about what will be made in it.
 
-    `made` says that it is the restore's own, so nothing else is in it. `inherits_acl` says that its default ACL ends up on
-    whatever is made inside. `new_owner` is the (uid, gid) a new file gets there, once somebody has seen one. `failed` says that
-    it could not be made or opened.
+    `made` says that it is the restore's own, so nothing else is in it. `inherits_acl` says that its default ACL ends up
+    on whatever is made inside. `failed` says that it, or one it is in,
+    could not be made or opened.
     """
 
-    __slots__ = ("depth", "failed", "inherits_acl", "made", "name", "new_owner", "parent", "path")
+    __slots__ = ("depth", "failed", "inherits_acl", "made", "name", "parent", "path")
 
     def __init__(self, parent: Directory | None, name: bytes, *, made: bool) -> None:
         self.parent = parent
@@ -45,35 +47,33 @@ class Directory:
         self.depth: int = parent.depth + 1 if parent is not None else 0
         self.made = made
         self.inherits_acl = False
-        self.new_owner: tuple[int, int] | None = None
         self.failed = False
         if parent is not None and not is_safe_name(name):
             raise TargetError(f"{name!r} is no name for a directory")
         if self.depth > MAX_DEPTH or len(self.path) > MAX_PATH:
             raise TargetError(f"more than {MAX_DEPTH} directories deep, or a path longer than {MAX_PATH} bytes")
 
-    def lost(self) -> bool:
-        """Whether it, or a directory it is in, has failed."""
-        each: Directory | None = self
-        while each is not None:
-            if each.failed:
-                return True
-            each = each.parent
-        return False
-
 
 class Directories:
-    """Descriptors of directories below one target. Used by one thread at a time."""
+    """Descriptors of directories below one target. Used by one thread at a time.
 
-    def __init__(self, root_fd: int, capacity: int = 64) -> None:
+    `before_close` is called before a descriptor is closed to make room for another one: what still needs it is done
+    then.
+    """
+
+    def __init__(self, root_fd: int, capacity: int = 64, before_close: Callable[[], object] = lambda: None) -> None:
         self._root_fd = root_fd
         self._capacity = max(capacity, 2)
+        self._before_close = before_close
         self._fds: OrderedDict[Directory, int] = OrderedDict()
         self._last: Directory | None = None
         self._last_fd = -1
 
     def open(self, directory: Directory) -> int:
-        """A descriptor that is valid until the next call. Raises OSError, with ELOOP or ENOTDIR for a symlink."""
+        """A descriptor that is valid until the next call, or until `before_close` is called.
+
+        Raises OSError, with ELOOP or ENOTDIR for a symlink.
+        """
         if directory is self._last:
             return self._last_fd
         fd = self._fds.get(directory, -1)
@@ -120,6 +120,12 @@ class Directories:
         while self._fds:
             os.close(self._fds.popitem()[1])
 
+    def _close_oldest(self) -> None:
+        """Make room for many at once, since `before_close` may be dear."""
+        self._before_close()
+        while len(self._fds) > self._capacity // 2:
+            os.close(self._fds.popitem(last=False)[1])
+
     def _open_chain(self, directory: Directory) -> int:
         missing: list[Directory] = []
         each = directory
@@ -131,12 +137,13 @@ class Directories:
             fd = os.open(each.name, _OPEN_DIRECTORY, dir_fd=fd)
             self._fds[each] = fd
             if len(self._fds) > self._capacity:
-                os.close(self._fds.popitem(last=False)[1])
+                self._close_oldest()
         return fd
 
 
 def open_target(path: bytes, *, make: bool) -> tuple[int, bool]:
-    """The target's descriptor, and whether it was made just now; (-1, True) for one that is missing and shall not be made.
+    """The target's descriptor, and whether it was made just now; (-1, True) for one that is missing and shall not be
+    made.
 
     Symlinks in `path` are followed: it is what the user asked for. Raises TargetError.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -18,7 +19,10 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RestoreObserver(Protocol):
-    """Told what happens. Calls come from several threads, never two at a time. Paths begin at the root of the restore."""
+    """Told what happens.
+
+    Calls come from several threads, never two at a time. Paths begin at the root of the restore.
+    """
 
     def on_total(self, files: int, size: int) -> None:
         """How many files, and bytes in them, the plan holds so far; grows while the tree is walked."""
@@ -50,8 +54,9 @@ class Counts:
 class RestoreSummary:
     """What was done, or on a dry run would be. Sizes are bytes of file content.
 
-    `others` are symlinks, fifos, sockets and devices. A name that became a hard link counts as a file (or other) created.
-    `bytes_total` is the size of all files selected, `bytes_written` what had to be written of it. `errors` counts items.
+    `others` are symlinks, fifos, sockets and devices. A name that became a hard link counts as a file (or other)
+    created. `bytes_total` is the size of all files selected, `bytes_written` what had to be written of it. `errors`
+    counts items.
     """
 
     files: Counts = field(default_factory=Counts)
@@ -90,6 +95,16 @@ class Report:
             counts = summary.files if kind == "file" else summary.directories if kind == "dir" else summary.others
             setattr(counts, outcome, getattr(counts, outcome) + 1)
             self._observer.on_item(path, outcome, size)
+
+    def made(self, files: Sequence[tuple[bytes, int]]) -> None:
+        """Files have been made, given as (path, size), with all their content."""
+        size = sum(size for _, size in files)
+        with self._lock:
+            self.summary.files.created += len(files)
+            self.summary.bytes_written += size
+            self._observer.on_bytes(size)
+            for path, each in files:
+                self._observer.on_item(path, "created", each)
 
     def moved(self, done: int, written: int) -> None:
         """Content is in place, and so much of it had to be written."""
