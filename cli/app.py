@@ -6,6 +6,7 @@ The library is imported only when a command opens something, so that help never 
 from __future__ import annotations
 
 import functools
+import gc
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ class App:
             display.announce("stopping; what is under way is finished first (once more to stop at once)")
 
         _allow_open_files()
+        gc.set_threshold(100_000)  # work on a million files makes short-lived objects and hardly a cycle among them
         with handling(cancellation, on_stop, display.show_now):
             display.start()
             try:
