@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 import click
 
 from bfrepo.core.clock import Clock, SystemClock
-from bfrepo.core.errors import WrongPassword
+from bfrepo.core.errors import BackupForgeError, WrongPassword
 from cli.options import Flags
 from cli.output import Output
 from cli.passwords import TRIES, PasswordSource
@@ -68,7 +68,9 @@ class App:
 
         while True:
             try:
-                return open_repository(backend, self.clock, ask, cache_dir=self.settings.cache_dir)
+                repository = open_repository(backend, self.clock, ask, cache_dir=self.settings.cache_dir)
+                _refuse_downgrade(repository, source)
+                return repository
             except WrongPassword as error:
                 if source.given or asked >= TRIES:
                     backend.close()
@@ -110,6 +112,18 @@ def pass_app(function: Callable[Concatenate[App, P], int | None]) -> Callable[P,
         return function(App(resolve(flags)), *args, **kwargs)
 
     return call
+
+
+def _refuse_downgrade(repository: Repository, password: PasswordSource) -> None:
+    """Whoever gives a password expects encryption:
+
+    a store must not talk them out of it by showing a plain repository.
+    """
+    if password.given and not repository.keys.encrypted:
+        raise BackupForgeError(
+            f"a password was given, but the repository in {repository.location} is not encrypted",
+            hint="if that is meant to be so, give no password; if not, somebody has replaced the repository",
+        )
 
 
 def _allow_open_files() -> None:

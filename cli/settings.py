@@ -124,7 +124,8 @@ def _profile(name: str | None, environment: Mapping[str, str]) -> dict[str, str]
         raise InvalidValue(f"cannot read the profiles in {path}: {error.strerror}") from error
     except ValueError as error:
         raise InvalidValue(f"the profiles in {path} do not parse: {error}") from error
-    profile = document.get("profile", {}).get(name)
+    profiles = document.get("profile")
+    profile = profiles.get(name) if isinstance(profiles, dict) else None
     if not isinstance(profile, dict):
         raise InvalidValue(f"there is no profile {name!r} in {path}", hint=f"add a table [profile.{name}] to it")
     for key, value in profile.items():

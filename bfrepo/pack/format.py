@@ -15,7 +15,7 @@ The directory, columnar, little-endian; offsets are sums and never stored:
     4*F stored length of each frame | 4*F plain length | F codec | 4*F number of blobs
     32*B blob IDs | 4*B blob lengths
 
-A frame is sealed with its kind and number as associated data, the directory with the kind 0 and the number of frames: a
+A frame is sealed with its kind and number as associated data, the directory with neither: a
 frame moved within its pack, or to another, does not open. A pack is valid when its directory opens and its lengths add
 up to the pack's size; it is intact when, besides, the BLAKE3 hash of all its bytes is its name. A crash leaves no
 partial pack: a pack gets its name when it is whole (see storage/base.py). Without any index a pack can be read from its

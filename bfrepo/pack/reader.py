@@ -8,7 +8,10 @@ from bfrepo.pack.format import HEAD_SIZE, TAIL_SIZE, PackCipher, PackDirectory, 
 from bfrepo.storage.base import Backend, ObjectKind
 
 _TAIL_GUESS = 64 << 10
-"""Bytes read from the end at first: the directory of an ordinary pack, in one request."""
+"""Bytes read from the end at first:
+
+the directory of a pack of large chunks fits, one of small files takes a second read.
+"""
 
 
 def read_cipher(backend: Backend, name: str, pack_key: bytes | None, repository_id: bytes) -> PackCipher:
