@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -25,6 +25,7 @@ from tests.support.damage import (
 )
 from tests.support.faulty import FaultyBackend
 from tests.support.repositories import stored_objects, use_fast_kdf
+from tests.support.sources import Item
 
 PLACES = 200
 SEED = 20240517
@@ -55,7 +56,7 @@ def whole(request: pytest.FixtureRequest) -> Iterator[SmallRepository]:
         yield small
 
 
-def without_filler(files: dict[str, object]) -> dict[str, object]:
+def without_filler(files: Mapping[str, Item | bytes]) -> dict[str, Item | bytes]:
     """What is left without the large files."""
     return {path: item for path, item in files.items() if "filler" not in path}
 
@@ -73,7 +74,7 @@ def places(backend: Backend) -> Iterator[tuple[ObjectKind, str, int, int]]:
 
 
 def test_every_flipped_byte_is_found(whole: SmallRepository) -> None:
-    """A check that reads everything says which object has the flipped byte, in one finding; or it does not open at all."""
+    """A check that reads everything says in one finding which object has the flipped byte; or nothing opens at all."""
     for kind, name, position, mask in places(whole.backend):
         faulty = FaultyBackend(whole.backend)
         faulty.flip_byte(kind, name, position, mask)
