@@ -30,7 +30,6 @@ from bfrepo.index.table import BlobTable
 
 _MAGIC: Final = b"BFCACHE\x01"
 _SEGMENT: Final = 4 << 20
-_LARGEST_SEGMENT: Final = 1 << 30
 _SEGMENT_HEAD = struct.Struct("<I32s")
 
 
@@ -103,6 +102,7 @@ class _SealedWriter:
 class _SealedReader(RawIOBase):
     def __init__(self, file: IO[bytes], sealer: Sealer, repository_id: bytes) -> None:
         self._file, self._sealer, self._id = file, sealer, repository_id
+        self._size = os.fstat(file.fileno()).st_size
         self._open = BytesIO()
         self._number = 0
 
@@ -118,7 +118,9 @@ class _SealedReader(RawIOBase):
             return False
         length, expected = _SEGMENT_HEAD.unpack(head)
         bound_to = associated_data(self._id, "cache", 0, self._number)
-        sealed = self._file.read(min(length, _LARGEST_SEGMENT))
+        if length > self._size:  # before memory is taken for it
+            raise DamagedObject("the index cache is cut short")
+        sealed = self._file.read(length)
         if _segment_hash(bound_to, sealed) != expected:
             raise DamagedObject("the index cache is damaged")
         self._open = BytesIO(unseal(self._sealer, sealed, bound_to))
