@@ -1,6 +1,8 @@
 """Node -> disk: owner, xattrs, mode, times and inode flags, in the order in which none spoils another.
 
-            because the mode that was read beside an ACL holds its mask
+    owner   first: chown drops setuid bits and file capabilities
+    xattrs  before the mode: a file that is made read-only takes no more of them; an ACL and the mode agree about the
+            group bits, because the mode that was read beside an ACL holds its mask
     mode    then the setuid bits, which are left out where the owner is not the one the snapshot names
     times   after everything that changes the content
     flags   last: nothing changes any more once a file is immutable

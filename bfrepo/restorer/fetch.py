@@ -1,7 +1,4 @@
-"""Content, frame by frame:
-
-each is read and opened once, by several threads, in the order in which frames were stored.
-"""
+"""Content, frame by frame: each is read and opened once, by several threads, in the order of the packs."""
 
 from __future__ import annotations
 

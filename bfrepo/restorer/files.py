@@ -1,5 +1,4 @@
-"""Content into files: whole small files in one go, blocks of large ones wherever they belong, and only those that
-differ.
+"""Content into files: small ones whole and many at a time, blocks of large ones where they belong if they differ.
 
 A file that is made gets its final name at once and mode 0600 until it is complete. When it cannot be completed it is
 removed again: under a name from the snapshot there never is a file of ours with bytes that are not the snapshot's. An
@@ -14,6 +13,7 @@ import errno
 import os
 import stat as stat_module
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -69,12 +69,13 @@ class Hands:
 class _Open:
     """A file that is written piece by piece. Guarded by the writer's lock."""
 
-    __slots__ = ("fd", "identity", "item", "made", "missing", "users", "written")
+    __slots__ = ("fd", "identity", "item", "made", "missing", "owner", "users", "written")
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.fd = -1
         self.identity = (0, 0)
+        self.owner = (0, 0)
         self.made = False
         self.missing = item.parts
         self.users = 0
@@ -88,8 +89,9 @@ class FileWriter:
         self._options = options
         self._metadata = metadata
         self._report = report
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # opening a directory may flush, and a flush may report a file that failed
         self._files: dict[Item, _Open] = {}
+        self._with_fd: OrderedDict[Item, _Open] = OrderedDict()
 
     def hands(self, root_fd: int) -> Hands:
         """What one more thread needs."""
@@ -116,8 +118,9 @@ class FileWriter:
     def make_empty(self, hands: Hands, item: Item) -> None:
         """Make a file that has no content, or only holes. Raises TargetError when the target is full."""
         try:
-            file = self._open(hands, item)
-            file.users += 1
+            with self._lock:
+                file = self._open(hands, item)
+                file.users += 1
             try:
                 self._complete(file)
             finally:
@@ -192,19 +195,6 @@ class FileWriter:
         within = self._options.selection if self._options.delete else None
         make_way(hands.directories, item.directory, item.node.name, within)
 
-    def _finish(self, fd: int, item: Item, owner: tuple[int, int] | None = None) -> None:
-        """Metadata on a file whose content is complete; what cannot be set is reported and does no harm to the rest."""
-        directory = item.directory
-        bare = owner is None
-        if owner is None:
-            now = os.fstat(fd)
-            owner = now.st_uid, now.st_gid
-        problems = self._metadata.apply(fd, item.node, owner, bare=bare and not directory.inherits_acl)
-        if item.node.flags or not bare:
-            problems += self._metadata.apply_flags(fd, item.node)
-        if problems:
-            self._report.failed(item.path, "; ".join(problems))
-
     def _write_part(self, hands: Hands, item: Item, offset: int, data: memoryview) -> None:
         try:
             file = self._take(hands, item)
@@ -232,14 +222,16 @@ class FileWriter:
         with self._lock:
             if item.failed:
                 return None
-            file = self._files.pop(item, None)
+            file = self._files.get(item)
             if file is None:
                 file = self._open(hands, item)
             elif file.fd < 0:
                 self._reopen(hands, file)
-            self._files[item] = file  # the last to be closed when there are too many
             file.users += 1
-            self._close_idle()
+            self._with_fd[item] = file
+            self._with_fd.move_to_end(item)
+            if len(self._with_fd) > _MOST_OPEN:
+                self._close_idle()
             return file
 
     def _give_back(self, hands: Hands, file: _Open) -> None:
@@ -251,6 +243,7 @@ class FileWriter:
     def _drop(self, hands: Hands, file: _Open) -> None:
         """Close a file that nothing more is written to, and remove it if it is ours and not complete."""
         self._files.pop(file.item, None)
+        self._with_fd.pop(file.item, None)
         if file.fd >= 0:
             os.close(file.fd)
             file.fd = -1
@@ -263,11 +256,12 @@ class FileWriter:
                 os.unlink(file.item.node.name, dir_fd=dir_fd)
 
     def _close_idle(self) -> None:
-        open_files = [file for file in self._files.values() if file.fd >= 0]
-        for file in open_files[: max(len(open_files) - _MOST_OPEN, 0)]:
-            if file.users == 0:
-                os.close(file.fd)
-                file.fd = -1
+        """Close the file that nobody has used for longest; those in use are few and used lately."""
+        file = next((each for each in self._with_fd.values() if each.users == 0), None)
+        if file is not None:
+            del self._with_fd[file.item]
+            os.close(file.fd)
+            file.fd = -1
 
     def _lose(self, hands: Hands, item: Item, error: DamagedObject) -> None:
         self.fail(item, error)
@@ -284,6 +278,7 @@ class FileWriter:
             file.made = True
         now = os.fstat(file.fd)
         file.identity = (now.st_dev, now.st_ino)
+        file.owner = (now.st_uid, now.st_gid)
         self._files[item] = file
         try:
             self._prepare(hands, file, now)
@@ -351,15 +346,18 @@ class FileWriter:
         return size
 
     def _complete(self, file: _Open) -> None:
-        item, outcome = file.item, file.item.outcome
-        if file.made or item.old is None:
-            self._finish(file.fd, item)
-        else:
-            if (
-                file.written == 0
-                and item.old.size == item.node.size
-                and not self._metadata.differs(item.node, item.old)
-            ):
-                outcome = "unchanged"
-            self._finish(file.fd, item, (item.old.uid, item.old.gid))
-        self._report.item("file", item.path, outcome, item.node.size)
+        """Metadata on a file whose content is in place; what cannot be set is reported, and the rest is set."""
+        item, node = file.item, file.item.node
+        bare = file.made and not item.directory.inherits_acl
+        problems = self._metadata.apply(file.fd, node, file.owner, bare=bare)
+        if node.flags or not file.made:
+            problems += self._metadata.apply_flags(file.fd, node)
+        if problems:
+            self._report.failed(item.path, "; ".join(problems))
+        self._report.item("file", item.path, "unchanged" if self._was_right(file) else item.outcome, node.size)
+
+    def _was_right(self, file: _Open) -> bool:
+        node, old = file.item.node, file.item.old
+        if file.made or old is None:
+            return False
+        return file.written == 0 and old.size == node.size and not self._metadata.differs(node, old)

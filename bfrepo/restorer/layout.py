@@ -1,7 +1,4 @@
-"""Where the blobs of a file go:
-
-one after the other into what its holes leave. What does not add up is an error, never a write.
-"""
+"""Where the blobs of a file go: into what its holes leave, in order. What does not add up is an error, not a write."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ all at the same time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -38,8 +39,7 @@ Overwrite: TypeAlias = Literal["always", "if-changed", "if-newer", "never"]
 
 FIRST_WINDOW: Final = 1 << 10
 LARGEST_WINDOW: Final = 1 << 14
-"""Files, pieces of content and directories in a window; each takes about 1 KiB, and up to three windows exist at once.
-"""
+"""Files, pieces of content and directories in a window; each takes about 1 KiB, and up to three windows exist."""
 
 
 def select_all(path: bytes, is_dir: bool) -> tuple[bool, bool]:
@@ -114,8 +114,14 @@ class Planner:
         self._claimed: dict[tuple[int, int], tuple[int, int]] = {}
 
     def windows(self, root: Directory, nodes: list[Node]) -> Iterator[Window]:
-        """The plan for `nodes`, which belong directly into `root`. Raises what `check_cancelled` raises."""
-        present = {} if root.made else self._look(root)
+        """The plan for `nodes`, which belong directly into `root`.
+
+        Raises what `check_cancelled` raises, and TargetError when `root` cannot be read.
+        """
+        try:
+            present = {} if root.made else self._look(root)
+        except OSError as error:
+            raise TargetError(f"cannot look into the target: {os.strerror(error.errno or 0)}") from error
         self._levels.append(_Level(root, None, iter(nodes), present, None, True, False))
         self._plan_extras(self._levels[0], nodes)
         while self._levels:
@@ -276,9 +282,7 @@ class Planner:
         return True
 
     def _keeps(self, item: Item, old: Stat) -> bool:
-        """Whether what exists has the right content, and needs at most its metadata mended; else, how it is
-        replaced.
-        """
+        """Whether what exists has the right content and needs at most new metadata; if not, `item` says how it goes."""
         if self._is_same(item, old) and self._is_own_file(item.node, old):
             if not self._differs(item, old):
                 self._report.item(item.node.type, item.path, "unchanged", item.node.size)

@@ -19,7 +19,7 @@ class Preview:
         self._report = report
 
     def tell(self, window: Window) -> None:
-        """Report everything in a window. Raises OSError when the target changes under our eyes."""
+        """Report everything in a window."""
         for step in window.steps:
             self._tell_step(step)
         for item in window.items:
@@ -44,13 +44,21 @@ class Preview:
 
     def _tell_link(self, link: Link) -> None:
         item, source = link.item, link.source
-        there = not source.directory.made and is_linked(self._directories, item, source.directory, source.name)
+        try:
+            there = not source.directory.made and is_linked(self._directories, item, source.directory, source.name)
+        except OSError as error:
+            self._report.failed(item.path, error)
+            return
         self._report.item(item.node.type, item.path, "unchanged" if there else item.outcome, item.node.size)
 
     def _tell_closing(self, closing: Closing) -> None:
         directory = closing.directory
         if directory.made:
             return
-        fd = self._directories.open(directory)
-        changed = directory_differs(self._metadata, fd, closing.node, stat_fd(fd))
+        try:
+            fd = self._directories.open(directory)
+            changed = directory_differs(self._metadata, fd, closing.node, stat_fd(fd))
+        except OSError as error:
+            self._report.failed(directory.path, error)
+            return
         self._report.item("dir", directory.path, "updated" if changed else "unchanged")

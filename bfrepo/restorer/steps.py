@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from bfrepo.data.node import Node
 from bfrepo.localfs._scan import Stat, stat_at, stat_fd
 from bfrepo.localfs.apply import MetadataWriter, make_special, pinned
@@ -160,14 +162,26 @@ class Steps:
         # Both are opened before either descriptor can be closed again: a descriptor is valid until the next one is
         # taken.
         with pinned(self._directories.open(directory), b".") as source_fd:
-            os.link(
-                name,
-                item.node.name,
-                src_dir_fd=source_fd,
-                dst_dir_fd=self._directories.open(item.directory),
-                follow_symlinks=False,
-            )
+            to_fd = self._directories.open(item.directory)
+            try:
+                os.link(name, item.node.name, src_dir_fd=source_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+            except PermissionError:
+                if not item.node.flags:
+                    raise
+                self._link_protected(item, source_fd, name, to_fd)
         return item.outcome
+
+    def _link_protected(self, item: Item, source_fd: int, name: bytes, to_fd: int) -> None:
+        """A file that is immutable or append-only takes no further name: it is neither for a moment."""
+        fd = os.open(name, _REOPEN, dir_fd=source_fd)
+        try:
+            self._metadata.apply_flags(fd, replace(item.node, flags=0))
+            os.link(name, item.node.name, src_dir_fd=source_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+        finally:
+            problems = self._metadata.apply_flags(fd, item.node)
+            os.close(fd)
+        if problems:
+            self._report.failed(item.path, "; ".join(problems))
 
 
 def is_linked(directories: Directories, item: Item, directory: Directory, name: bytes) -> bool:

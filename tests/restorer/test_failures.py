@@ -99,6 +99,26 @@ def test_no_link_to_what_could_not_be_restored(make: TreeMaker, run: Restore, ta
         assert os.listdir(target) == ["a"]
 
 
+def test_small_files_that_fail_while_a_large_one_is_opened(make: TreeMaker, run: Restore, target: Path) -> None:
+    """Files that wait to be made, and fail because somebody else has made them, do not hold up the file that is
+    next.
+    """
+    full = 64  # as many directories as a thread keeps open
+
+    def make_them_first(frame: int) -> None:
+        del frame
+        for i in range(full):
+            (target / f"d{i:02}/f").touch()
+
+    make.blobs.before_frame = make_them_first
+    nodes = [make.directory(f"d{i:02}", make.file("f", b"%d" % i)) for i in range(full)]
+
+    summary, seen = run(*nodes, make.directory("z", make.file("large", os.urandom(100_000))), threads=1)
+
+    assert {why for _, why in seen.errors} == {"File exists"}
+    assert (summary.errors, os.stat(target / "z/large").st_size) == (full, 100_000)
+
+
 def test_a_directory_that_cannot_be_made(make: TreeMaker, run: Restore, target: Path) -> None:
     """A directory that cannot be made is reported once, not once for everything in it."""
     target.mkdir()

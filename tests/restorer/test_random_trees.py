@@ -18,6 +18,7 @@ from tests.support.trees import MTIME, Recorder, TreeMaker, look
 
 NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff", b"d e"])
 MODES = st.sampled_from([0o600, 0o644, 0o755, 0o700, 0o4755])
+DIRECTORY_MODES = st.sampled_from([0o700, 0o755, 0o1777])
 TIMES = st.sampled_from([MTIME, MTIME + 1, -5, 10**18])
 XATTRS = st.lists(
     st.tuples(st.sampled_from([b"user.a", b"user.b"]), st.binary(max_size=5)), max_size=2, unique_by=lambda x: x[0]
@@ -37,7 +38,7 @@ LEAVES = FILES | FILES | LINKS | FIFOS | SHARED
 TREES: st.SearchStrategy[Any] = st.recursive(
     st.dictionaries(NAMES, LEAVES, max_size=4),
     lambda inner: st.dictionaries(
-        NAMES, LEAVES | st.tuples(st.just("dir"), inner, MODES, TIMES, XATTRS.map(sorted)), max_size=5
+        NAMES, LEAVES | st.tuples(st.just("dir"), inner, DIRECTORY_MODES, TIMES, XATTRS.map(sorted)), max_size=5
     ),
     max_leaves=12,
 )
