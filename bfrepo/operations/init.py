@@ -37,7 +37,6 @@ def init(backend: Backend, options: InitOptions, clock: Clock, password: Callabl
 
     Raises RepositoryExists when the place is not empty, InvalidValue for sizes out of range.
     """
-    _refuse_existing(backend)
     config = new_config(
         encryption=options.encryption,
         chunker=options.like.chunker if options.like else options.chunker,
@@ -46,6 +45,7 @@ def init(backend: Backend, options: InitOptions, clock: Clock, password: Callabl
         seed=options.like.seed if options.like else None,
         created=clock.now().isoformat(timespec="seconds"),
     )
+    _refuse_existing(backend)
     secret = None if options.encryption == "none" else password()
     init_repository(
         backend, config, clock, password=secret, label=options.label, host=options.host, kdf=options.kdf

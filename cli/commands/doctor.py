@@ -13,14 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+import bfrepo
 from bfrepo.core.errors import BackupForgeError
 from cli.app import App, pass_app
 from cli.commands.version import LIBRARIES, installed_version
 from cli.exit_codes import DONE, FAILED, USAGE
 from cli.options import command
 from cli.render import shown
-
-_KERNELS: Final = ("bfrepo.chunker._gear", "bfrepo.localfs._scan")
 
 _OPTIONAL: Final = {
     "pyfuse3": ("mount", "mounting snapshots"),
@@ -84,7 +83,7 @@ def _line(app: App, finding: Finding) -> str:
 
 def _examine(app: App) -> Iterator[Finding]:
     yield _python()
-    yield from map(_kernel, _KERNELS)
+    yield from map(_kernel, kernels())
     yield from map(_library, LIBRARIES)
     yield _cache(app.settings.cache_dir)
     yield _terminal()
@@ -93,6 +92,13 @@ def _examine(app: App) -> Iterator[Finding]:
     yield from (_optional(name, extra, purpose) for name, (extra, purpose) in _OPTIONAL.items())
     if app.settings.repository:
         yield _repository(app)
+
+
+def kernels() -> list[str]:
+    """The compiled modules of the library: each has a file beside it that says its types."""
+    package = Path(bfrepo.__file__).parent
+    stubs = sorted(package.rglob("_*.pyi"))
+    return [".".join(("bfrepo", *path.relative_to(package).with_suffix("").parts)) for path in stubs]
 
 
 def _python() -> Finding:
