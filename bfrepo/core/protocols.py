@@ -79,7 +79,7 @@ class BlobLoader(Protocol):
         """The blobs asked for out of one frame, which is read and opened once, in the order of `blob_ids`.
 
         Yields each ID with its plaintext or with the error that says why there is none; another copy is tried first.
-        A view is valid only until the next one is taken.
+        A view is valid until the same thread asks for its next frame.
         """
 
 

@@ -20,9 +20,13 @@ from bfrepo.core.protocols import BlobLoader, BlobSaver
 INLINE_LIMIT: Final = 8192
 """Bytes a list may have and stay in its node: 256 IDs, a file of about 300 MiB."""
 
-_MEAN_RECORDS = 512
+_MEAN_RECORDS: Final = 512
+_LEAST_PART: Final = 4 * 1024
+"""No part is smaller, whatever its records: a list of equal records (a file of zeros) must become shorter, too."""
 _LARGEST_PART: Final = 64 * 1024
 _MAX_DEPTH: Final = 4
+_MAX_LIST: Final = 1 << 30
+"""Most bytes a list may have when it is whole: the blobs of a file of about 35 TiB."""
 
 
 def save_records(saver: BlobSaver, records: bytes, record_size: int) -> tuple[bytes, int]:
@@ -40,7 +44,7 @@ def load_records(loader: BlobLoader, packed: bytes, depth: int) -> bytes:
     if not 0 <= depth <= _MAX_DEPTH:
         raise DamagedObject(f"a list of records claims {depth} levels of indirection, at most {_MAX_DEPTH} exist")
     for _ in range(depth):
-        packed = b"".join(loader.load(BlobKind.TREE, part_id) for part_id in split_ids(packed))
+        packed = _load_level(loader, split_ids(packed))
     return packed
 
 
@@ -49,7 +53,17 @@ def record_blobs(loader: BlobLoader, packed: bytes, depth: int) -> Iterator[byte
     for _ in range(depth):
         part_ids = split_ids(packed)
         yield from part_ids
-        packed = b"".join(loader.load(BlobKind.TREE, part_id) for part_id in part_ids)
+        packed = _load_level(loader, part_ids)
+
+
+def _load_level(loader: BlobLoader, part_ids: list[bytes]) -> bytes:
+    """The parts joined. Bounded, as a hostile list may name one part again and again, on every level."""
+    level = bytearray()
+    for part_id in part_ids:
+        level += loader.load(BlobKind.TREE, part_id)
+        if len(level) > _MAX_LIST:
+            raise DamagedObject(f"a list of records has more than the {_MAX_LIST} bytes that are allowed")
+    return bytes(level)
 
 
 def split_ids(packed: bytes) -> list[bytes]:
@@ -63,7 +77,9 @@ def _parts(records: bytes, record_size: int) -> Iterator[bytes]:
     """Cut after records whose checksum has nine zero bits, so that a change moves only the cuts beside it."""
     start = 0
     for end in range(record_size, len(records) + 1, record_size):
-        if crc32(records[end - record_size : end]) % _MEAN_RECORDS == 0 or end - start >= _LARGEST_PART:
+        size = end - start
+        at_cut = size >= _LEAST_PART and crc32(records[end - record_size : end]) % _MEAN_RECORDS == 0
+        if at_cut or size >= _LARGEST_PART:
             yield records[start:end]
             start = end
     if start < len(records):

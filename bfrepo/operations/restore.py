@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from bfrepo.core.errors import BackupForgeError
+from bfrepo.core.errors import BackupForgeError, UsageError
 from bfrepo.core.progress import Change, Reporter
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
 from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.repository import Repository
-from bfrepo.restorer.plan import RestoreOptions
+from bfrepo.restorer.plan import RestoreOptions, select_all
 from bfrepo.restorer.report import Outcome, RestoreSummary
 from bfrepo.restorer.restorer import restore as restore_tree
 from bfrepo.restorer.restorer import restore_node
@@ -50,7 +51,12 @@ def restore(
     """
     begun = repository.clock.monotonic()
     name, path = split_path(what)
-    snapshots = load_snapshots(repository, on_error=lambda damaged, error: None)
+    if options.delete and options.selection is select_all and os.path.realpath(options.target) == b"/":
+        raise UsageError(
+            "--delete into / would remove whatever the snapshot does not have, /proc, /sys and other mounts included",
+            hint="say what it may touch with --include or --exclude",
+        )
+    snapshots = load_snapshots(repository, on_error=lambda damaged, error: reporter.warn(b"", str(error)))
     snapshot_id = find_snapshot(name, snapshots, chosen)
     repository.refresh_index()
     node = find_node(repository.loader, snapshots[snapshot_id].tree, path)
