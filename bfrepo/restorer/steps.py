@@ -67,10 +67,12 @@ class Steps:
         try:
             fd = self._directories.open(directory)
             now = stat_fd(fd)
-            changed = not directory.made and directory_differs(self._metadata, fd, node, now)
-            problems = self._metadata.apply(fd, node, (now.uid, now.gid), bare=directory.made)
-            if node.flags or now.flags:
-                problems += self._metadata.apply_flags(fd, node)
+            changed = directory.made or directory_differs(self._metadata, fd, node, now)
+            problems = []
+            if changed:  # what is right already may be immutable
+                problems = self._metadata.apply(fd, node, (now.uid, now.gid), bare=directory.made)
+                if node.flags or now.flags:
+                    problems += self._metadata.apply_flags(fd, node)
         except REFUSED as error:
             self._report.failed(directory.path, error)
             return
