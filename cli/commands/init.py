@@ -88,6 +88,11 @@ def run(
     if chunker is not None and copy_chunker_from is not None:
         raise UsageError("--chunker and --copy-chunker-from exclude each other")
     password = app.settings.password
+    if encryption == "none" and password.given:
+        raise UsageError(
+            "a password was given, but without encryption nothing asks for it",
+            hint="leave out --encryption none, or give no password, now and later",
+        )
     like = None
     if copy_chunker_from is not None:
         other = app.settings.other_password(from_password_file, from_password_command)

@@ -83,7 +83,7 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def backed_up(bf: Bf, files: Path) -> str:
-    """A repository without encryption that holds one snapshot of `files`; the snapshot's ID."""
-    assert bf("init", "--encryption", "none").status == 0
+    """A repository that holds one snapshot of `files`; the snapshot's ID."""
+    assert bf("init").status == 0
     snapshot: str = bf("backup", "--json", files).summary["snapshot_id"]
     return snapshot

@@ -69,6 +69,18 @@ def test_a_chunker_can_be_copied(bf: Bf, repository: Path, tmp_path: Path, monke
         each.close()
 
 
+def test_a_password_without_encryption(bf: Bf, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives a password expects encryption, both when a repository is made and when it is opened."""
+    assert bf("init", "--encryption", "none").status == 2
+    assert not repository.exists()
+
+    monkeypatch.delenv("BACKUPFORGE_PASSWORD")
+    assert bf("init", "--encryption", "none").status == 0
+    assert bf("list").status == 0
+    monkeypatch.setenv("BACKUPFORGE_PASSWORD", PASSWORD)
+    assert bf("list").status == 1
+
+
 # ---- backup
 
 
@@ -197,7 +209,7 @@ def test_a_command_whose_output_is_kept(bf: Bf, backed_up: str, tmp_path: Path) 
 @pytest.fixture
 def many(bf: Bf, files: Path) -> dict[str, str]:
     """Four snapshots, by name: two hosts, two tags, two sets of paths."""
-    bf("init", "--encryption", "none")
+    bf("init")
     made = {}
     for name, arguments in {
         "one": [files, "--host", "a", "--tag", "x"],
@@ -264,7 +276,7 @@ def test_lists_of_ids(bf: Bf, what: str, files: Path, repository: Path) -> None:
 
 def test_an_empty_repository_lists_nothing(bf: Bf) -> None:
     """No snapshots are no error."""
-    bf("init", "--encryption", "none")
+    bf("init")
 
     assert bf("list").out == "no snapshots yet\n"
     assert bf("list", "--host", "nobody").out == "no snapshots match\n"
@@ -289,7 +301,7 @@ def test_a_long_listing(bf: Bf, backed_up: str, files: Path) -> None:
 def test_sorted_listings(bf: Bf, files: Path, key: str, first: str) -> None:
     """The largest or the newest stands first."""
     os.utime(files / "sub", (1_700_000_000, 1_700_000_000))
-    bf("init", "--encryption", "none")
+    bf("init")
     bf("backup", files)
 
     assert bf("ls", "--sort", key, "latest", files).out.splitlines()[0] == f"{files}/{first}"
@@ -370,8 +382,11 @@ def test_the_life_of_passwords(bf: Bf, tmp_path: Path, monkeypatch: pytest.Monke
     assert bf("list").status == 0
 
 
-def test_a_repository_without_passwords(bf: Bf, backed_up: str) -> None:
+def test_a_repository_without_passwords(bf: Bf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without encryption there is no password to list, to add or to change."""
+    monkeypatch.delenv("BACKUPFORGE_PASSWORD")
+    bf("init", "--encryption", "none")
+
     assert "not encrypted" in bf("key", "list").out
     assert [bf("key", *words).status for words in (["add"], ["passwd"], ["remove", "12345678"])] == [1, 1, 1]
 

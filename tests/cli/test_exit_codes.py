@@ -137,7 +137,7 @@ def test_12_when_the_password_is_wrong(bf: Bf, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_130_when_interrupted(bf: Bf, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end a backup well: no snapshot, and what was stored is named and kept."""
-    bf("init", "--encryption", "none")
+    bf("init")
     with subprocess.Popen(
         [sys.executable, "-m", "cli", "backup", "--stdin"],
         stdin=subprocess.PIPE,
@@ -160,7 +160,7 @@ def test_130_when_interrupted(bf: Bf, tmp_path: Path, number: signal.Signals) ->
 
 def test_a_second_signal_ends_at_once(bf: Bf) -> None:
     """Who presses Ctrl-C twice does not wait, not even for a read that never ends."""
-    bf("init", "--encryption", "none")
+    bf("init")
     with subprocess.Popen(
         [sys.executable, "-m", "cli", "backup", "--stdin"],
         stdin=subprocess.PIPE,

@@ -46,7 +46,7 @@ def test_names_are_shown_harmlessly(text: str | bytes, expected: str) -> None:
 
 def test_hostile_names_on_every_way_out(bf: Bf, hostile_files: Path, tmp_path: Path) -> None:
     """No command lets an escape code or an invalid byte of a file's name through."""
-    bf("init", "--encryption", "none")
+    bf("init")
     target = tmp_path / "restored"
     label = "\x1b]0;owned\x07"
 
@@ -68,7 +68,7 @@ def test_hostile_names_on_every_way_out(bf: Bf, hostile_files: Path, tmp_path: P
 
 def test_raw_paths_in_json(bf: Bf, hostile_files: Path) -> None:
     """A path that is not UTF-8 comes as a string that any program can read, and exactly, in base64."""
-    bf("init", "--encryption", "none")
+    bf("init")
     bf("backup", hostile_files)
 
     listed = bf("ls", "--json", "latest", hostile_files).lines
@@ -87,7 +87,7 @@ def test_path_fields_of_a_clean_path() -> None:
 
 def test_json_lines_parse_and_are_alone_on_stdout(process: Bf, files: Path, tmp_path: Path) -> None:
     """Commands that take a while write JSON lines with a message type, the last of them the summary."""
-    process("init", "--encryption", "none", "--json")
+    process("init", "--json")
     runs = [
         process("backup", "--json", "-vv", files, tmp_path / "missing"),
         process("restore", "--json", "-v", "latest", "--target", tmp_path / "restored"),
@@ -194,7 +194,9 @@ def test_global_options_in_both_places(
 
 def test_global_options_of_a_group(bf: Bf, backed_up: str, repository: Path) -> None:
     """A command of a command takes them as well, in all three places."""
-    assert bf("key", "--json", "list").document == bf("key", "list", "--json").document == []
+    listed = [bf(*words).document for words in (["--json", "key", "list"], ["key", "--json", "list"])]
+
+    assert listed[0] == listed[1] == bf("key", "list", "--json").document
 
 
 def test_table_aligns_and_keeps_lines_of_a_cell_together() -> None:
