@@ -63,7 +63,7 @@ class Chunker(Protocol):
         """Bytes that no chunk exceeds."""
 
     def cut(self, data: Buffer, start: int, end: int, *, final: bool) -> Sequence[int]:
-        """End offsets of the chunks in `data[start:end]`; unless `final`, the undecided rest is left to the next call."""
+        """End offsets of the chunks in `data[start:end]`; unless `final`, the rest is left to the next call."""
 
 
 class BlobLoader(Protocol):

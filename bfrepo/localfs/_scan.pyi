@@ -77,8 +77,9 @@ def open_file(dir_fd: int, name: bytes, /) -> tuple[int, Stat, bytes]:
 def read_small(dir_fd: int, names: tuple[bytes, ...], limit: int, buffer: memoryview, /) -> list[Stat | None]:
     """Read plain files whole, one after the other, into `buffer`, without the GIL.
 
-    The result is parallel to `names`, and shorter where the next file no longer fits. A Stat says that the file's `size`
-    bytes follow those of the one before; None, that it is not plain (no regular file, with holes or extended attributes, of more
-    than `limit` bytes), changed while it was read, or could not be opened or read: then nothing of it is in the buffer.
+    The result is parallel to `names`, and shorter where the next file no longer fits. A Stat says that the file's
+    `size` bytes follow those of the one before; None, that it is not plain (no regular file, with holes or extended
+    attributes, of more than `limit` bytes), changed while it was read, or could not be opened or read: then nothing
+    of it is in the buffer.
     Raises ValueError for a limit beyond the size of the buffer.
     """

@@ -208,7 +208,7 @@ def load_named(backend: Backend, kind: ObjectKind, name: str) -> bytes:
 
 
 def _open_keys(backend: Backend, password: bytes, repository_id: bytes) -> tuple[Keys, str]:
-    """The keys, and the name of the slot they were in. Every slot is tried; a damaged one is reported only if no other opens."""
+    """The keys, and the name of their slot. Every slot is tried; a damaged one is reported only if no other opens."""
     damaged: BackupForgeError | None = None
     count = 0
     for info in backend.list(ObjectKind.KEY):
