@@ -32,7 +32,8 @@ VARIABLES: Final = {
     "BACKUPFORGE_CACHE_DIR": "where the cache of the index is kept",
     "XDG_CACHE_HOME": "the folder that holds the cache's folder by default",
     "XDG_CONFIG_HOME": "the folder that holds `backupforge/config.toml`",
-    "NO_COLOR": "no colours, whatever its value",
+    "NO_COLOR": "no colours, with any value but an empty one",
+    "TERM": "no colours when it is `dumb`",
 }
 """Every variable that means something to this program, for the documentation."""
 

@@ -60,6 +60,7 @@ def _files(paths: list[bytes], flags: Flags, environment: Mapping[str, str]) -> 
         exclude=flags["exclude"],
         iexclude=flags["iexclude"],
         exclude_files=[Path(each) for each in flags["exclude_file"]],
+        iexclude_files=[Path(each) for each in flags["iexclude_file"]],
         caches=flags["exclude_caches"],
         if_present=flags["exclude_if_present"],
         larger_than=parse_size(flags["exclude_larger_than"]) if flags["exclude_larger_than"] else None,

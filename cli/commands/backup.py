@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 @click.option(
     "--exclude-file", multiple=True, type=click.Path(), metavar="FILE", help="Patterns to leave out, one a line."
 )
+@click.option(
+    "--iexclude-file",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="The same, capital or small letters alike.",
+)
 @click.option("--exclude-caches", is_flag=True, help="Leave out the contents of directories with a CACHEDIR.TAG.")
 @click.option(
     "--exclude-if-present",
