@@ -12,6 +12,7 @@ from bfrepo.core.progress import Change, Reporter
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
 from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.repository import Repository
+from bfrepo.repository.salvage import refresh_for_reading
 from bfrepo.restorer.plan import RestoreOptions, select_all
 from bfrepo.restorer.report import Outcome, RestoreSummary
 from bfrepo.restorer.restorer import restore as restore_tree
@@ -58,7 +59,7 @@ def restore(
         )
     snapshots = load_snapshots(repository, on_error=lambda damaged, error: reporter.warn(b"", str(error)))
     snapshot_id = find_snapshot(name, snapshots, chosen)
-    repository.refresh_index()
+    refresh_for_reading(repository, lambda message: reporter.warn(b"", message))
     node = find_node(repository.loader, snapshots[snapshot_id].tree, path)
     observer = _Observer(reporter)
     if node.type == "dir":
