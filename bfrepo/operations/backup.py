@@ -11,11 +11,11 @@ from functools import partial
 from bfrepo.archiver.archiver import Archiver, ArchiveStats
 from bfrepo.archiver.filesaver import FileSaver
 from bfrepo.archiver.parent import ParentPolicy, ParentTree
-from bfrepo.core.errors import Interrupted
+from bfrepo.core.errors import Interrupted, ObjectNotFound
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
 from bfrepo.core.units import format_size
-from bfrepo.data.selection import SnapshotFilter, find_snapshot
+from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Snapshot, SnapshotSummary
 from bfrepo.index.format import PackState
 from bfrepo.operations.publish import ContentLost, publish
@@ -110,10 +110,26 @@ def _one_pass(
         summary.started_ns = int(now.timestamp() * 1e9)
         summary.duration = repository.clock.monotonic() - begun
         snapshot.summary = summary
-        unchanged = options.skip_if_unchanged and parent is not None and parent.tree == tree
-        snapshot_id = None if options.dry_run or unchanged else session.publish(snapshot)
+        wanted = not options.dry_run and not (
+            options.skip_if_unchanged and parent is not None and _is_same(repository, options.paths, parent.tree, tree)
+        )
+        snapshot_id = session.publish(snapshot) if wanted else None
     duration = repository.clock.monotonic() - begun
     return BackupResult(snapshot_id, snapshot, parent_id, stats, session.saver.stats, duration)
+
+
+def _is_same(repository: Repository, paths: tuple[bytes, ...], before: bytes, after: bytes) -> bool:
+    """Whether nothing that was asked for has changed.
+
+    The directories above it do not count: /tmp gets a new time whenever anybody makes a file there.
+    """
+    if before == after:
+        return True
+    loader = repository.loader
+    try:
+        return all(find_node(loader, before, path) == find_node(loader, after, path) for path in paths)
+    except ObjectNotFound:
+        return False
 
 
 def _distrust_missing_packs(repository: Repository, reporter: Reporter) -> None:

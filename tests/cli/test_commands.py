@@ -423,3 +423,13 @@ def test_doctor_knows_every_compiled_module() -> None:
 
     sources = (ROOT / "bfrepo").rglob("*.c")
     assert set(kernels()) == {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources}
+
+
+def test_only_what_was_asked_for_counts_as_changed(bf: Bf, backed_up: str, files: Path) -> None:
+    """--skip-if-unchanged does not care about the directories above the paths, and notices every change in them."""
+    bf("backup", files)
+    (files.parent / "a neighbour").write_text("made meanwhile")
+    assert "no snapshot was made" in bf("backup", "--skip-if-unchanged", files).out
+
+    files.chmod(0o700)
+    assert "saved" in bf("backup", "--skip-if-unchanged", files).out
