@@ -62,8 +62,13 @@ class ObjectStore:
 
     def load_many(self, kind: ObjectKind, names: Iterable[str]) -> Iterator[tuple[str, bytes | BackupForgeError]]:
         """Several objects, as many at once as the storage likes, each with its content or what is wrong with it."""
-        with ThreadPoolExecutor(self._backend.connections, thread_name_prefix="objects") as pool:
-            yield from pool.map(lambda name: (name, self._try_load(kind, name)), names)
+        wanted = list(names)
+        connections = min(self._backend.connections, len(wanted))
+        if connections < 2:
+            yield from ((name, self._try_load(kind, name)) for name in wanted)
+            return
+        with ThreadPoolExecutor(connections, thread_name_prefix="objects") as pool:
+            yield from pool.map(lambda name: (name, self._try_load(kind, name)), wanted)
 
     def _try_load(self, kind: ObjectKind, name: str) -> bytes | BackupForgeError:
         try:
