@@ -9,10 +9,12 @@ import pytest
 
 from bfrepo.core.errors import BackupForgeError
 from bfrepo.core.ids import BlobKind
+from bfrepo.core.progress import Quiet
+from bfrepo.operations.check import check_without_key
 from bfrepo.repository.config import Encryption
 from bfrepo.repository.repository import Repository
 from bfrepo.storage.base import Backend, ObjectKind
-from tests.support.backups import incompressible
+from tests.support.backups import incompressible, never
 from tests.support.damage import (
     EVERYTHING,
     NEW_FILES,
@@ -24,7 +26,7 @@ from tests.support.damage import (
     save_claim,
 )
 from tests.support.faulty import FaultyBackend
-from tests.support.repositories import stored_objects, use_fast_kdf
+from tests.support.repositories import FakeClock, stored_objects, use_fast_kdf
 from tests.support.sources import Item
 
 PLACES = 200
@@ -89,6 +91,21 @@ def test_every_flipped_byte_is_found(whole: SmallRepository) -> None:
         where = (kind, name, position, mask)
         if kind is ObjectKind.CONFIG:
             assert (finding.kind, finding.object_ids) == ("config-damaged", ()), where
+        else:
+            assert (finding.kind, finding.object_ids) == (SINGLE[kind], (bytes.fromhex(name),)), where
+
+
+def test_every_flipped_byte_is_found_without_a_key(whole: SmallRepository) -> None:
+    """Whoever stores a repository sees damage to any object by its name alone."""
+    for kind, name, position, mask in places(whole.backend):
+        faulty = FaultyBackend(whole.backend)
+        faulty.flip_byte(kind, name, position, mask)
+
+        (finding,) = check_without_key(faulty, FakeClock(), Quiet(), never).findings
+
+        where = (kind, name, position, mask)
+        if kind is ObjectKind.CONFIG:
+            assert finding.kind in ("config-damaged", "unknown-version"), where
         else:
             assert (finding.kind, finding.object_ids) == (SINGLE[kind], (bytes.fromhex(name),)), where
 
