@@ -12,6 +12,7 @@ from bfrepo.core.errors import (
     DamagedObject,
     ObjectNotFound,
     RepositoryNotFound,
+    StorageFull,
     StorageObjectMissing,
     WrongPassword,
 )
@@ -163,9 +164,13 @@ def init_repository(
     keys = Keys.generate(encrypted=config.encryption != "none")
     backend.create()
     repository = Repository(backend, config, keys, clock, cache_dir)
-    if password is not None:
-        repository.add_slot(password, label=label, host=host, kdf=kdf)
-    backend.save(ObjectKind.CONFIG, CONFIG_NAME, encode_config(config, keys))
+    slot = repository.add_slot(password, label=label, host=host, kdf=kdf) if password is not None else None
+    try:
+        backend.save(ObjectKind.CONFIG, CONFIG_NAME, encode_config(config, keys))
+    except StorageFull:
+        if slot is not None:
+            backend.delete(ObjectKind.KEY, slot)  # so that the place is empty for the next init
+        raise
     return repository
 
 
