@@ -149,7 +149,11 @@ class Saver:
             self._open.clear()
         self._jobs.join()
         self._raise_failure()
-        self._packs.finish()
+        try:
+            self._packs.finish()
+        except BaseException as error:
+            self._error = error  # a later flush must not report as durable what this one has given up
+            raise
 
     def close(self) -> None:
         """End the workers. What was not flushed is given up; call `flush` first to keep it. Idempotent."""
