@@ -21,6 +21,7 @@ from cli.options import Flags
 from cli.output import Output
 from cli.passwords import TRIES, PasswordSource
 from cli.progress import Display
+from cli.render import shown
 from cli.settings import Settings, resolve
 from cli.signals import Cancellation, handling
 
@@ -64,7 +65,7 @@ class App:
         def ask() -> bytes:
             nonlocal asked
             asked += 1
-            return source.read(f"password for {backend.location}: ")
+            return source.read(f"password for {shown(backend.location)}: ")
 
         while True:
             try:
@@ -87,6 +88,7 @@ class App:
         `unit` says what is counted; without `streaming` the command's result is one JSON document.
         """
         self.output.streaming = streaming
+        self.output.outlives_readers = True
         display = Display(self.output, self.clock, unit=unit, shows_progress=self.settings.progress)
         cancellation = Cancellation()
 

@@ -81,11 +81,6 @@ def global_options() -> list[click.Option]:
     return [make() for make in _GLOBAL_OPTIONS]
 
 
-def global_option_names() -> frozenset[str]:
-    """Their names as parameters."""
-    return frozenset(option.name or "" for option in global_options())
-
-
 class Command(click.Command):
     """A command with examples and exit codes in its help, which takes the global options too."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,8 @@ class Output:
     """Writes whole lines, from any thread.
 
     With --json, `document` writes the one document of a command; a command that works for long sets `streaming` and
-    writes lines instead.
+    writes lines instead. With `outlives_readers` work goes on when nobody reads any more what is said about it;
+    otherwise that is a BrokenPipeError.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool, verbosity: int) -> None:
@@ -28,6 +30,7 @@ class Output:
         self.quiet = quiet
         self.verbosity = verbosity
         self.streaming = False
+        self.outlives_readers = False
         self.style: Style = style_for(sys.stdout)
         self.error_style: Style = style_for(sys.stderr)
         self._lock = threading.Lock()
@@ -91,11 +94,16 @@ class Output:
 
     def _write(self, stream: Any, text: str) -> None:
         with self._lock:
-            if self._status_lines:
-                sys.stderr.write(self._erasure())
-                sys.stderr.flush()
-            stream.write(text)
-            stream.flush()
+            try:
+                if self._status_lines:
+                    sys.stderr.write(self._erasure())
+                    sys.stderr.flush()
+                stream.write(text)
+                stream.flush()
+            except BrokenPipeError:
+                if not self.outlives_readers:
+                    raise
+                _silence(stream)
 
     def _erasure(self) -> str:
         """What takes the status block off the terminal: up to its first line, then all from there on."""
@@ -103,6 +111,13 @@ class Output:
         erasure = ("\r" + (f"\x1b[{up}A" if up > 0 else "") + "\x1b[J") if self._status_lines else ""
         self._status_lines = 0
         return erasure
+
+
+def _silence(stream: Any) -> None:
+    """Let what is written from now on, and what is left in the buffer, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def json_line(content: Mapping[str, Any]) -> str:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final, Literal, TextIO
+from typing import Final, TextIO
 
 from bfrepo.core.ids import short_id
 from cli.settings import colours_wanted
-
-Align = Literal["<", ">"]
 
 _NAMED_ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\"}
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"

@@ -1,15 +1,16 @@
-"""Ctrl-C and SIGTERM ask the work to end well; a second one ends the program at once. SIGUSR1 asks how far it is."""
+"""Ctrl-C and SIGTERM ask the work to end well; SIGUSR1 asks how far it is.
+
+A second Ctrl-C or SIGTERM is left to the system, which ends the program at once whatever it is waiting for (the
+interpreter would only look at the signal when a read that blocks has returned). A shell calls that exit status 130.
+"""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
-
-from cli.exit_codes import INTERRUPTED
 
 _STOP: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -32,9 +33,8 @@ def handling(
     """While inside, signals do what the head of this file says. The callbacks must be safe in a signal handler."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if cancellation.requested:
-            os.write(2, b"\n")
-            os._exit(INTERRUPTED)
+        for each in _STOP:
+            signal.signal(each, signal.SIG_DFL)
         cancellation.requested = True
         on_stop()
 

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from bfrepo.core.errors import BackupForgeError, UsageError
+from bfrepo.core.errors import BackupForgeError, Interrupted, UsageError
 from bfrepo.core.progress import Change, Reporter
+from bfrepo.data.node import Node
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
 from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.salvage import refresh_for_reading
 from bfrepo.restorer.plan import RestoreOptions, select_all
-from bfrepo.restorer.report import Outcome, RestoreSummary
+from bfrepo.restorer.report import Outcome, RestoreObserver, RestoreSummary
 from bfrepo.restorer.restorer import restore as restore_tree
 from bfrepo.restorer.restorer import restore_node
 
@@ -62,11 +63,25 @@ def restore(
     refresh_for_reading(repository, lambda message: reporter.warn(b"", message))
     node = find_node(repository.loader, snapshots[snapshot_id].tree, path)
     observer = _Observer(reporter)
-    if node.type == "dir":
-        summary = restore_tree(repository.loader, node.subtree, options, observer, cancelled=cancelled)
-    else:
-        summary = restore_node(repository.loader, node, options, observer, cancelled=cancelled)
+    try:
+        summary = _restore_node(repository, node, options, observer, cancelled)
+    except Interrupted as error:
+        raise Interrupted(
+            str(error), hint="what is complete is in place: restore again, and only the rest is written"
+        ) from error
     return RestoreResult(snapshot_id, path, summary, repository.clock.monotonic() - begun)
+
+
+def _restore_node(
+    repository: Repository,
+    node: Node,
+    options: RestoreOptions,
+    observer: RestoreObserver,
+    cancelled: Callable[[], bool],
+) -> RestoreSummary:
+    if node.type == "dir":
+        return restore_tree(repository.loader, node.subtree, options, observer, cancelled=cancelled)
+    return restore_node(repository.loader, node, options, observer, cancelled=cancelled)
 
 
 class _Observer:

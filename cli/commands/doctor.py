@@ -97,7 +97,7 @@ def _examine(app: App) -> Iterator[Finding]:
 def kernels() -> list[str]:
     """The compiled modules of the library: each has a file beside it that says its types."""
     package = Path(bfrepo.__file__).parent
-    stubs = sorted(package.rglob("_*.pyi"))
+    stubs = sorted(package.rglob("_[!_]*.pyi"))
     return [".".join(("bfrepo", *path.relative_to(package).with_suffix("").parts)) for path in stubs]
 
 

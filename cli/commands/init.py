@@ -109,7 +109,9 @@ def run(
         label=label,
         host=socket.gethostname(),
     )
-    config = init(backend, options, app.clock, lambda: password.read_new(f"new password for {backend.location}: "))
+    config = init(
+        backend, options, app.clock, lambda: password.read_new(f"new password for {shown(backend.location)}: ")
+    )
     backend.close()
     _show(app, config, backend.location)
 

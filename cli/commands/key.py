@@ -75,7 +75,7 @@ def add_command(app: App, label: str, kdf: KdfProfile, new_password_file: str | 
 
     with app.open_repository() as repository:
         require_encryption(repository)
-        password = PasswordSource(file=new_password_file).read_new(f"new password for {repository.location}: ")
+        password = PasswordSource(file=new_password_file).read_new(f"new password for {shown(repository.location)}: ")
         name = add_key(repository, password, label=label, host=socket.gethostname(), kdf=kdf)
     app.output.document({"message_type": "key_added", "id": name})
     app.output.say(f"added key {name[:8]}")
@@ -111,7 +111,7 @@ def passwd_command(app: App, label: str | None, kdf: KdfProfile, new_password_fi
 
     with app.open_repository() as repository:
         require_encryption(repository)
-        password = PasswordSource(file=new_password_file).read_new(f"new password for {repository.location}: ")
+        password = PasswordSource(file=new_password_file).read_new(f"new password for {shown(repository.location)}: ")
         new, old = change_password(repository, password, host=socket.gethostname(), label=label, kdf=kdf)
     app.output.document({"message_type": "password_changed", "id": new, "removed": old})
     app.output.say(f"changed the password: key {new[:8]} in place of {old[:8]}")

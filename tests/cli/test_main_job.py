@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.program import PASSWORD, Bf, Ran
+from tests.support.program import PASSWORD, Bf, Ran, process_environment
 from tests.support.trees import look
 
 
@@ -69,7 +71,7 @@ def test_secrets_are_never_said(process: Bf, files: Path, repository: Path) -> N
         process("list", "-r", f"rest:http://me:{wrong}@host/path", "--debug"),
         process("list", "--json", "-r", f"rest:http://me:{wrong}@host/path"),
         process("key", "list", "--password-command", f"sh -c 'echo {PASSWORD}; exit 3'", "--debug"),
-        process("key", "list", "--password-command", f"/nonexistent/program {wrong}"),
+        process("key", "list", "--password-command", f"/dev/null/nowhere/program {wrong}"),
         process("check", "--password-file", repository / wrong.replace(" ", "_")),
         process("doctor", "--json", "-r", f"rest:http://me:{wrong}@host/path"),
     ]
@@ -92,22 +94,28 @@ def test_the_module_runs(process: Bf) -> None:
     assert process("--version").out.startswith("backupforge ")
 
 
-def test_a_closed_pipe_is_no_error(bf: Bf, backed_up: str, tmp_path: Path) -> None:
-    """When whoever reads the output has had enough, nothing is said about it."""
-    import subprocess
-    import sys
-
-    from tests.support.program import process_environment
-
+def into_a_closed_pipe(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs the program where nobody reads what it says on stdout."""
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as out:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", "ls", "-R", "latest"],
+        return subprocess.run(
+            [sys.executable, "-m", "cli", *arguments],
             stdout=out,
             stderr=subprocess.PIPE,
             env=process_environment({}),
             check=False,
         )
 
-    assert done.stderr == b""
+
+def test_a_closed_pipe_is_no_error(bf: Bf, backed_up: str) -> None:
+    """When whoever reads a list has had enough, nothing is said about it."""
+    assert into_a_closed_pipe("ls", "-R", "latest").stderr == b""
+
+
+def test_a_backup_outlives_its_reader(bf: Bf, backed_up: str, files: Path) -> None:
+    """A backup goes on when nobody reads any more what it does."""
+    done = into_a_closed_pipe("backup", "-vv", str(files))
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(bf("list", "--json").document) == 2

@@ -58,7 +58,7 @@ def test_hostile_names_on_every_way_out(bf: Bf, hostile_files: Path, tmp_path: P
         bf("restore", "-v", "latest", "--target", target),
         bf("backup", os.fsdecode(os.fsencode(hostile_files) + b"/missing" + HOSTILE), hostile_files),
         bf("ls", "latest", os.fsdecode(b"/missing" + HOSTILE)),
-        bf("list", "-r", "/nonexistent\x1b[2J"),
+        bf("list", "-r", "/dev/null/nowhere\x1b[2J"),
     ]
 
     assert [ran for ran in said if "\x1b" in ran.out + ran.err or "\x07" in ran.out + ran.err] == []
@@ -186,7 +186,7 @@ def test_global_options_in_both_places(
 
     before = bf("-r", repository, "--json", "list").document
     behind = bf("list", "-r", repository, "--json").document
-    both = bf("-r", "/nonexistent", "list", "--json", "--repository", repository).document
+    both = bf("-r", "/dev/null/nowhere", "list", "--json", "--repository", repository).document
 
     assert before == behind == both
     assert before[0]["id"] == backed_up

@@ -115,8 +115,8 @@ def test_a_password_file(tmp_path: Path, content: bytes, expected: bytes) -> Non
 
 def test_a_password_file_that_is_not_there() -> None:
     """A file that cannot be read is an error with its name."""
-    with pytest.raises(BackupForgeError, match=r"cannot read the password file /nonexistent: No such file"):
-        PasswordSource(file="/nonexistent").read("")
+    with pytest.raises(BackupForgeError, match=r"cannot read the password file /dev/null/nowhere: Not a directory"):
+        PasswordSource(file="/dev/null/nowhere").read("")
 
 
 def test_a_password_command_is_split_but_runs_in_no_shell() -> None:
@@ -128,7 +128,7 @@ def test_a_password_command_is_split_but_runs_in_no_shell() -> None:
     ("command", "message"),
     [
         ("false secret", "the password command false failed with exit status 1"),
-        ("/nonexistent secret", "cannot run the password command /nonexistent: No such file or directory"),
+        ("/dev/null/program secret", "cannot run the password command /dev/null/program: Not a directory"),
         ("unclosed 'secret", "the password command does not parse: No closing quotation"),
         ("  ", "the password command is empty"),
     ],

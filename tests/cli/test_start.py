@@ -14,6 +14,7 @@ import click
 import pytest
 
 import cli.commands
+from bfrepo.repository.config import FORMAT_VERSION
 from cli.exit_codes import MEANINGS
 from cli.main import ALIASES, COMMANDS, program
 from cli.options import Command
@@ -165,4 +166,4 @@ def test_version_tells_about_libraries(bf: Bf) -> None:
 
     assert set(told["libraries"]) == {each.partition(">")[0] for each in dependencies}
     assert all(told["libraries"].values())
-    assert told["version"] == VERSION
+    assert (told["version"], told["repository_format"]) == (VERSION, FORMAT_VERSION)
