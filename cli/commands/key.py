@@ -29,7 +29,12 @@ _KDF_HELP = "How hard it is to try passwords; strong takes 256 MiB of memory and
 _NEW_FILE = "Read the new password from the first line of a file instead of asking for it."
 
 
-@run.command("list", examples=[("backupforge key list", "who can open the repository?")], exit_codes=WORK_CODES)
+@run.command(
+    "list",
+    short_help="List the passwords.",
+    examples=[("backupforge key list", "who can open the repository?")],
+    exit_codes=WORK_CODES,
+)
 @pass_app
 def list_command(app: App) -> int:
     """List the passwords by label, host and time; the one in use has a star."""
@@ -59,6 +64,7 @@ def list_command(app: App) -> int:
 
 @run.command(
     "add",
+    short_help="Add a password.",
     examples=[
         ("backupforge key add --label laptop", "asks for the new password twice"),
         ("backupforge key add --new-password-file ~/second-password", "without asking"),
@@ -82,7 +88,10 @@ def add_command(app: App, label: str, kdf: KdfProfile, new_password_file: str | 
 
 
 @run.command(
-    "remove", examples=[("backupforge key remove 9b21d0e7", "by its ID from 'key list'")], exit_codes=REPOSITORY_CODES
+    "remove",
+    short_help="Remove a password.",
+    examples=[("backupforge key remove 9b21d0e7", "by its ID from 'key list'")],
+    exit_codes=REPOSITORY_CODES,
 )
 @click.argument("key", metavar="ID")
 @pass_app
@@ -98,6 +107,7 @@ def remove_command(app: App, key: str) -> None:
 
 @run.command(
     "passwd",
+    short_help="Replace the password in use.",
     examples=[("backupforge key passwd", "asks for the old password, then twice for the new one")],
     exit_codes=REPOSITORY_CODES,
 )
