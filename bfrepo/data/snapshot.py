@@ -1,6 +1,6 @@
 """A snapshot: who backed up what, when, and the root of the tree it made. A MessagePack map with fields by name.
 
-Fields that this version does not know are kept and written again when a snapshot is rewritten.
+Fields that this version does not know, in the summary too, are kept and written again when a snapshot is rewritten.
 """
 
 from __future__ import annotations
@@ -75,12 +75,15 @@ class _Version(msgspec.Struct):
 
 
 _KNOWN = {field.name for field in msgspec.structs.fields(Snapshot)} - {"unknown"}
+_KNOWN_SUMMARY = {field.name for field in msgspec.structs.fields(SnapshotSummary)}
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
     """The snapshot's plaintext, with the unknown fields it was read with."""
     fields: dict[str, Any] = msgspec.to_builtins(snapshot, builtin_types=(bytes,))
     fields.pop("unknown", None)
+    if "summary" in snapshot.unknown:
+        fields["summary"] = {**snapshot.unknown["summary"], **fields.get("summary", {})}
     return msgspec.msgpack.encode({**snapshot.unknown, **fields}, order="sorted")
 
 
@@ -92,6 +95,9 @@ def decode_snapshot(data: bytes, *, name: str) -> Snapshot:
         known = {key: value for key, value in fields.items() if key in _KNOWN}
         snapshot = msgspec.convert(known, Snapshot, builtin_types=(bytes,))
         snapshot.unknown = {key: value for key, value in fields.items() if key not in _KNOWN}
+        later = {key: value for key, value in fields.get("summary", {}).items() if key not in _KNOWN_SUMMARY}
+        if later:
+            snapshot.unknown["summary"] = later
         datetime.fromisoformat(snapshot.time)
     except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"snapshot {name[:8]}: does not decode: {error}") from error
