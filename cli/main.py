@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn, cast
@@ -98,10 +99,22 @@ def run(arguments: Sequence[str], name: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point of `backupforge` and `bf`."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         _never_fail_to_encode(stream)
     name = "bf" if sys.argv[0].rpartition("/")[2] == "bf" else "backupforge"
     sys.exit(run(sys.argv[1:] if arguments is None else arguments, name))
+
+
+def _open_standard_streams() -> None:
+    """Whoever starts us may have closed some: no file that is opened later may get their numbers, and be written to."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.dup(fd)
+    os.close(fd)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 (as long as the program runs)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _never_fail_to_encode(stream: Any) -> None:
