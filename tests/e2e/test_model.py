@@ -260,4 +260,4 @@ def test_random_edits(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_many_random_edits(tmp_path: Path) -> None:
     """The same, for longer."""
-    run(tmp_path, examples=80, steps=50)
+    run(tmp_path, examples=50, steps=50)

@@ -75,7 +75,6 @@ class Command:
         plain: dict[str, str | None] = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
             "TZ": "UTC",
             "HOME": str(self.home),
