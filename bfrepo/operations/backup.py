@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
 from bfrepo.archiver.archiver import Archiver, ArchiveStats
 from bfrepo.archiver.filesaver import FileSaver
 from bfrepo.archiver.parent import ParentPolicy, ParentTree
+from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import Interrupted, ObjectNotFound
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
@@ -50,7 +51,7 @@ class BackupOptions:
     dry_run: bool = False
     skip_if_unchanged: bool = False
     readers: int = 1
-    workers: int = 2
+    workers: int = field(default_factory=native_threads)
     verify: bool = True
 
 

@@ -12,7 +12,7 @@ again when the listings have changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -21,6 +21,7 @@ from bfrepo.checker.findings import AffectedSnapshot, Finding, FindingKind, Obje
 from bfrepo.checker.sampling import Sample
 from bfrepo.checker.structure import Survey, survey_trees
 from bfrepo.core.clock import Clock
+from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageObjectMissing, UnsupportedFormat
 from bfrepo.core.progress import Reporter
 from bfrepo.core.units import format_size
@@ -56,7 +57,7 @@ class CheckOptions:
     """`read` says which packs to read from end to end, None for none; `workers` threads read them."""
 
     read: Sample | None = None
-    workers: int = 2
+    workers: int = field(default_factory=native_threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +107,7 @@ def check(
     )
 
 
-def check_without_key(
-    backend: Backend, clock: Clock, reporter: Reporter, cancelled: Callable[[], bool], *, workers: int = 2
-) -> CheckResult:
+def check_without_key(backend: Backend, clock: Clock, reporter: Reporter, cancelled: Callable[[], bool]) -> CheckResult:
     """Compare the hash of every object with its name, for whoever stores a repository and cannot open it.
 
     Raises RepositoryNotFound, StorageError when listing fails, and Interrupted.
@@ -123,7 +122,7 @@ def check_without_key(
     reporter.progress.bytes_total = sum(info.size for infos in objects.values() for info in infos)
     hasher = ObjectHasher(backend, reporter.progress, cancelled)
     everything = ((kind, info) for kind, infos in objects.items() for info in infos)
-    for kind, name, problem in hasher.prove(everything, workers=workers):
+    for kind, name, problem in hasher.prove(everything, workers=native_threads()):
         if not isinstance(problem, StorageObjectMissing):  # deleted since it was listed
             findings.append(_object_finding(kind, name, problem))
     packs = objects[ObjectKind.PACK]

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import DamagedObject, TargetError
 from bfrepo.core.ids import ID_SIZE
 from bfrepo.core.protocols import BlobLoader
@@ -68,7 +69,7 @@ class RestoreOptions:
     xattrs: bool = True
     numeric_ids: bool = False
     selection: Selection = select_all
-    threads: int = 2
+    threads: int = field(default_factory=native_threads)
 
 
 _Content: TypeAlias = tuple[bool, Iterator[tuple[int, Segment]]]
