@@ -68,6 +68,7 @@ def test_newer_version(plain: Command, source: Path, change: Any, arguments: tup
     path = plain.repository / "config"
     config = json.loads(path.read_text())
     change(config)
+    path.chmod(0o600)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(config)) + b"\n")
     before = census(plain.repository)
     found = failure(plain(*arguments, "--json", status=1))
