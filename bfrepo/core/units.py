@@ -11,8 +11,6 @@ MIB = 1 << 20
 GIB = 1 << 30
 TIB = 1 << 40
 
-_LARGEST = (1 << 63) - 1  # of a file, by the off_t of every system
-
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?\s*", re.IGNORECASE)
 _FACTOR = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB, "p": TIB << 10}
 
@@ -26,10 +24,7 @@ def parse_size(text: str) -> int:
     if match is None:
         raise InvalidValue(f"{text!r} is not a size", hint="write a number with K, M, G or T, such as 64M")
     try:
-        size = float(match[1]) * _FACTOR[match[2].lower()]
-    if size > _LARGEST:
-        raise InvalidValue(f"{text!r} is more than anything can have")
-    return int(size)
+        return int(float(match[1]) * _FACTOR[match[2].lower()])
     except OverflowError as error:
         raise InvalidValue(f"{text[:40]}... is too large for a size") from error
 

@@ -76,11 +76,10 @@ def test_no_size(text: str) -> None:
     assert caught.value.hint is not None
 
 
-@pytest.mark.parametrize("text", ["9" * 400, "8192P"])
-def test_no_size_of_anything(text: str) -> None:
-    """A number beyond every file is refused, were it infinite."""
-    with pytest.raises(InvalidValue, match="more than anything can have"):
-        parse_size(text)
+def test_no_size_of_anything() -> None:
+    """A number that is too large even to be computed with is refused."""
+    with pytest.raises(InvalidValue, match="too large for a size"):
+        parse_size("9" * 400)
 
 
 @pytest.mark.parametrize(
