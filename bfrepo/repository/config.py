@@ -13,7 +13,6 @@ The readable fields are associated data of the sealed part: whoever changes them
 from __future__ import annotations
 
 import os
-from base64 import b64encode
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast, get_args
 
@@ -145,15 +144,13 @@ def decode_head(data: bytes, *, location: str) -> ConfigHead:
     """The readable part, checked against the checksum. Raises DamagedObject or UnsupportedFormat."""
     newer = f"the repository in {location} was made by a newer version"
     try:
-        fields = msgspec.json.decode(data, type=dict[str, object])
-        version = fields.get("format")
+        version = msgspec.json.decode(data, type=dict[str, object]).get("format")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise UnsupportedFormat(f"{newer} (format {version})", hint="use a newer backupforge")
         stored = msgspec.json.decode(data, type=_Stored)
     except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"config in {location}: does not decode: {error}") from error
-    intact = stored.checksum == _checksum(stored) and is_object_name(stored.id)
-    if not intact or data != _format(fields) or fields["sealed"] != b64encode(stored.sealed).decode():
+    if stored.checksum != _checksum(stored) or not is_object_name(stored.id):
         raise DamagedObject(f"config in {location}: its bytes are not those that were written")
     unknown = sorted(set(stored.features) - KNOWN_FEATURES)
     if unknown:
@@ -184,12 +181,7 @@ def decode_config(head: ConfigHead, keys: Keys, *, location: str) -> Config:
 
 
 def _write(stored: _Stored) -> bytes:
-    return _format(stored)
-
-
-def _format(fields: object) -> bytes:
-    """The one way in which the fields are written: so every changed byte shows, were it between them."""
-    return msgspec.json.format(msgspec.json.encode(fields)) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(stored)) + b"\n"
 
 
 def _associated(repository_id: bytes, stored: _Stored) -> bytes:

@@ -75,11 +75,20 @@ class Faults:
 class Prune:
     """One prune. `name` makes its flags its own."""
 
-    def __init__(self, backend: Backend, name: str, *, repack: bool = False, faults: Faults | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        name: str,
+        *,
+        repack: bool = False,
+        merge: bool = True,
+        faults: Faults | None = None,
+    ) -> None:
         self._repository: Repository = open_repository(backend, FakeClock(), lambda: PASSWORD)
         self._name = name
         self._flags = count(1)
         self._repack = repack
+        self._merges = merge
         self._faults = faults or Faults()
 
     def run(self) -> None:
@@ -87,7 +96,7 @@ class Prune:
         self._condemn(self._look())
         doomed = self._doom(self._look())
         deleted = self._delete(doomed)
-        if deleted:
+        if deleted and self._merges:
             self._merge(deleted)
 
     def _look(self) -> _View:
