@@ -277,7 +277,9 @@ class Archiver:
         if node is not None:
             node.name = entry.name
         subtree = before.subtree if before is not None and before.type == "dir" else b""
-        return _Level(directory, node, *self._before(subtree))
+        level = _Level(directory, node, *self._before(subtree))
+        level.same = bool(level.before_id)
+        return level
 
     def _before(self, tree_id: bytes) -> tuple[dict[bytes, Node], bytes]:
         """The parent's nodes, and its tree ID again if the tree may be taken over."""
@@ -297,9 +299,11 @@ class Archiver:
             self._finish(self._unfinished.popleft())
 
     def _finish(self, level: _Level) -> None:
-        for job in level.reading:
-            job.result()
-        level.directory.close()
+        try:
+            for job in level.reading:
+                job.result()
+        finally:
+            level.directory.close()
         nodes: list[Node] = []
         for slot in level.slots:
             if isinstance(slot, Node):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from bfrepo.core.errors import DamagedObject
 from bfrepo.core.protocols import BlobLoader, BlobSaver
 from bfrepo.data.node import Node, Stat
 from bfrepo.data.records import load_records, record_blobs, split_ids
@@ -47,7 +48,7 @@ class ParentPolicy:
             or (node.size != stat.size and node.type == "file")
             or not (same_time or self.ignore_ctime)
             or (node.inode != stat.inode and not self.ignore_inode)
-            or (node.ctime_ns > self.started_ns - _CLOCK_STEP_NS and not self.ignore_ctime)
+            or (node.mtime_ns if self.ignore_ctime else node.ctime_ns) > self.started_ns - _CLOCK_STEP_NS
         ):
             return Reuse.NOTHING
         moved = node.links > 1 and (node.device != stat.device or node.inode != stat.inode)
@@ -77,10 +78,12 @@ class ParentTree:
         content = node.content
         if not node.content_depth and not node.holes_depth:
             return holds(content) if len(content) == 32 else all(map(holds, split_ids(content)))
-        lists = [
-            *record_blobs(self._loader, node.content, node.content_depth),
-            *record_blobs(self._loader, node.holes, node.holes_depth),
-        ]
-        return all(map(holds, lists)) and all(
-            map(holds, split_ids(load_records(self._loader, content, node.content_depth)))
-        )
+        try:
+            lists = [
+                *record_blobs(self._loader, node.content, node.content_depth),
+                *record_blobs(self._loader, node.holes, node.holes_depth),
+            ]
+            chunks = split_ids(load_records(self._loader, content, node.content_depth))
+        except DamagedObject:
+            return False  # the file itself is there to be read
+        return all(map(holds, lists)) and all(map(holds, chunks))
