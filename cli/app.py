@@ -5,6 +5,7 @@ The library is imported only when a command opens something, so that help never 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import resource
@@ -17,6 +18,7 @@ import click
 
 from bfrepo.core.clock import Clock, SystemClock
 from bfrepo.core.errors import BackupForgeError, WrongPassword
+from bfrepo.core.units import MIB
 from cli.options import Flags
 from cli.output import Output
 from cli.passwords import TRIES, PasswordSource
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from bfrepo.storage.base import Backend
 
 P = ParamSpec("P")
+
+_M_TRIM_THRESHOLD = -1  # of mallopt(3), as is the next
+_M_MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class App:
             display.announce("stopping; what is under way is finished first (once more to stop at once)")
 
         _allow_open_files()
-        gc.set_threshold(100_000)  # work on a million files makes short-lived objects and hardly a cycle among them
+        _keep_memory()
         with handling(cancellation, on_stop, display.show_now):
             display.start()
             try:
@@ -126,6 +131,18 @@ def _refuse_downgrade(repository: Repository, password: PasswordSource) -> None:
             f"a password was given, but the repository in {repository.location} is not encrypted",
             hint="if that is meant to be so, give no password; if not, somebody has replaced the repository",
         )
+
+
+def _keep_memory() -> None:
+    """Use freed memory again rather than give it back and ask for more: on virtual machines that is what is dear.
+
+    And work on a million files makes short-lived objects with hardly a cycle among them, so look for cycles less often.
+    """
+    gc.set_threshold(100_000)
+    allocator = ctypes.CDLL(None)
+    if hasattr(allocator, "mallopt"):  # glibc's; others have no such switch
+        allocator.mallopt(_M_TRIM_THRESHOLD, 512 * MIB)
+        allocator.mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
 
 
 def _allow_open_files() -> None:

@@ -103,7 +103,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         _never_fail_to_encode(stream)
     name = "bf" if sys.argv[0].rpartition("/")[2] == "bf" else "backupforge"
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments, name))
+    _leave(run(sys.argv[1:] if arguments is None else arguments, name))
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once: to take apart what is in memory, piece by piece, takes a tenth of a second after a large backup.
+
+    Nothing is lost by it, as whatever a command opens it has closed when it returns. A pipe that nobody reads from any
+    more is left to the usual way out.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        sys.exit(status)
+    os._exit(status)
 
 
 def _open_standard_streams() -> None:

@@ -37,6 +37,9 @@ from bfrepo.storage.base import Backend
 LARGE_BLOB: Final = 256 * KIB
 """A blob of this size or more has a frame to itself."""
 
+_FRAMES_AHEAD: Final = 8
+"""Frames for each worker that may be full and waiting, 1 MiB each, so that nobody idles while the others catch up."""
+
 
 @dataclass(slots=True)
 class SaverOptions:
@@ -92,9 +95,9 @@ class Saver:
         self._error: BaseException | None = None
         self._packs = PackPool(table, backend, objects, pack_key, repository_id, clock, options.pack_size)
         self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(2 * options.workers + 2):
+        for _ in range(_FRAMES_AHEAD * options.workers):
             self._free.put(bytearray(FRAME_SIZE))
-        self._jobs: queue.Queue[_Frame | _Chunk | None] = queue.Queue(4 * options.workers)
+        self._jobs: queue.Queue[_Frame | _Chunk | None] = queue.Queue(_FRAMES_AHEAD * options.workers)
         self._workers = [
             threading.Thread(target=self._work, name=f"saver-{number}", daemon=True)
             for number in range(options.workers)

@@ -34,7 +34,7 @@ class Fetcher:
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self._hands = hands
-        self._free = deque(hands)
+        self._free = deque(enumerate(hands))
         self._pool = ThreadPoolExecutor(len(hands), thread_name_prefix="restore")
 
     def __enter__(self) -> Self:
@@ -51,8 +51,13 @@ class Fetcher:
             hands.directories.close()
 
     def start(self, frames: Mapping[int, Sequence[Segment]], sink: Sink) -> list[Future[None]]:
-        """Begin to bring all segments to `sink`. The work of earlier calls comes first."""
-        return [self._pool.submit(self._fetch, frame, frames[frame], sink) for frame in sorted(frames)]
+        """Begin to bring all segments to `sink`. The work of earlier calls comes first.
+
+        Every second thread begins at the end. The system lets one thread at a time write to a file, or make a file in a
+        directory: side by side in neighbouring frames they would wait for each other.
+        """
+        left = deque(sorted(frames))
+        return [self._pool.submit(self._fetch, left, frames, sink) for _ in range(len(left))]
 
     def finish(self, work: list[Future[None]]) -> None:
         """Wait for what `start` began. Raises the first error that any sink or the loader raised."""
@@ -61,18 +66,19 @@ class Fetcher:
         if self._failure is not None:
             raise self._failure
 
-    def _fetch(self, frame: int, segments: Sequence[Segment], sink: Sink) -> None:
+    def _fetch(self, left: deque[int], frames: Mapping[int, Sequence[Segment]], sink: Sink) -> None:
         if self._stopped.is_set():
             return
-        hands = self._free.pop()
+        number, hands = self._free.pop()
         try:
-            self._deliver(hands, frame, segments, sink)
+            frame = left.popleft() if number % 2 == 0 else left.pop()
+            self._deliver(hands, frame, frames[frame], sink)
         except BaseException as error:
             with self._lock:
                 self._failure = self._failure or error
             self._stopped.set()
         finally:
-            self._free.append(hands)
+            self._free.append((number, hands))
 
     def _deliver(self, hands: Hands, frame: int, segments: Sequence[Segment], sink: Sink) -> None:
         uses: dict[bytes, list[Segment]] = {}

@@ -38,9 +38,12 @@ from bfrepo.restorer.window import Closing, Enter, Extra, FirstName, Item, Link,
 
 Overwrite: TypeAlias = Literal["always", "if-changed", "if-newer", "never"]
 
-FIRST_WINDOW: Final = 1 << 10
+FIRST_WINDOW: Final = 1 << 12
 LARGEST_WINDOW: Final = 1 << 14
-"""Files, pieces of content and directories in a window; each takes about 1 KiB, and up to three windows exist."""
+"""Files, pieces of content and directories in a window; each takes about 1 KiB, and up to three windows exist.
+
+The first is large enough that threads which begin at its two ends work on different files, even if all are large.
+"""
 
 
 def select_all(path: bytes, is_dir: bool) -> tuple[bool, bool]:
