@@ -48,7 +48,7 @@ def test_a_file_may_span_windows(run: Restore, make: TreeMaker, target: Path) ->
     """A file of more pieces than a window holds is complete in the end, and what is linked to it and holds it is
     right.
     """
-    content = struct.pack("<5000Q", *range(5000))
+    content = struct.pack("<15000Q", *range(15000))
     same: dict[str, Any] = {"inode": 7, "device": 1, "links": 2}
     tiny = TreeMaker(make.blobs, blob_size=8)
     nodes = make.directory("d", tiny.file("a", content, **same)), make.file("z", content, **same)
