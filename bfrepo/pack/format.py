@@ -195,6 +195,11 @@ def parse_tail(tail: Buffer, *, pack: str, size: int) -> int:
     return length
 
 
+def at_least(buffer: bytearray, size: int) -> bytearray:
+    """Scratch memory of `size` bytes or more: `buffer` itself if it is large enough, else new and a quarter larger."""
+    return buffer if len(buffer) >= size else bytearray(size + size // 4)
+
+
 def expand_bounded(packed: Buffer, limit: int) -> bytes:
     """A zstd frame's content, at most `limit` bytes of it. Raises DamagedObject."""
     try:

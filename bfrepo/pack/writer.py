@@ -12,7 +12,7 @@ from bfrepo.compression import Codec, Compressor
 from bfrepo.core.errors import DamagedObject
 from bfrepo.core.ids import BlobKind
 from bfrepo.core.protocols import Buffer
-from bfrepo.pack.format import SALT_SIZE, PackCipher, PackDirectory
+from bfrepo.pack.format import SALT_SIZE, PackCipher, PackDirectory, at_least
 from bfrepo.storage.base import Upload
 
 
@@ -42,7 +42,7 @@ class FrameSealer:
     def add(self, pack: PackWriter, plain: memoryview, blob_ids: Buffer, blob_sizes: array[int]) -> int:
         """Compress, seal, verify and append one frame; its stored size in bytes."""
         codec, packed = self._compressor.compress(plain)
-        self._sealed = _at_least(self._sealed, len(packed) + pack.cipher.overhead)
+        self._sealed = at_least(self._sealed, len(packed) + pack.cipher.overhead)
         number = len(pack.directory.stored_sizes)
         size = pack.cipher.seal_frame(packed, pack.directory.kind, number, memoryview(self._sealed))
         sealed = memoryview(self._sealed)[:size]
@@ -57,13 +57,13 @@ class FrameSealer:
 
     def _reads_back(self, pack: PackWriter, sealed: memoryview, codec: Codec, plain: memoryview) -> bool:
         """Whether opening and expanding what was sealed gives the plaintext again."""
-        self._opened = _at_least(self._opened, len(sealed))
+        self._opened = at_least(self._opened, len(sealed))
         opened = memoryview(self._opened)
         number = len(pack.directory.stored_sizes)
         length = pack.cipher.open_frame(sealed, pack.directory.kind, number, opened)
         if codec is Codec.NONE:
             return length == len(plain) and self._opened.startswith(plain)
-        self._expanded = _at_least(self._expanded, len(plain))
+        self._expanded = at_least(self._expanded, len(plain))
         self._compressor.expand_into(codec, opened[:length], memoryview(self._expanded)[: len(plain)])
         return self._expanded.startswith(plain)
 
@@ -95,7 +95,3 @@ class PackWriter:
     def abort(self) -> None:
         """Give the pack up; nothing of it becomes visible."""
         self._upload.abort()
-
-
-def _at_least(buffer: bytearray, size: int) -> bytearray:
-    return buffer if len(buffer) >= size else bytearray(size + size // 4)

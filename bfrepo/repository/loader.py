@@ -21,7 +21,7 @@ from bfrepo.core.ids import BlobKind, short_id
 from bfrepo.core.protocols import BlobPlace, Buffer
 from bfrepo.core.units import MIB
 from bfrepo.index.table import BlobTable, FramePlace
-from bfrepo.pack.format import PackCipher
+from bfrepo.pack.format import PackCipher, at_least
 from bfrepo.pack.reader import read_cipher
 from bfrepo.storage.base import Backend, ObjectKind
 
@@ -106,15 +106,15 @@ class Loader:
         """A frame's plaintext, unchecked, in this thread's scratch memory: valid until its next frame."""
         place = self.table.frame(number)
         scratch = self._scratch
-        scratch.plain = _at_least(scratch.plain, place.plain_size)
+        scratch.plain = at_least(scratch.plain, place.plain_size)
         out = memoryview(scratch.plain)[: place.plain_size]
         self._open_into(place, out)
         return out
 
     def _open_into(self, place: FramePlace, out: memoryview) -> None:
         scratch = self._scratch
-        scratch.stored = _at_least(scratch.stored, place.stored_size)
-        scratch.packed = _at_least(scratch.packed, place.stored_size)
+        scratch.stored = at_least(scratch.stored, place.stored_size)
+        scratch.packed = at_least(scratch.packed, place.stored_size)
         stored = memoryview(scratch.stored)[: place.stored_size]
         self._backend.read_into(ObjectKind.PACK, place.pack, place.offset, stored)
         open_frame(self._cipher(place.pack), place, stored, scratch.packed, scratch.expander, out)
@@ -183,7 +183,3 @@ def open_frame(
         expander.expand_into(place.codec, memoryview(packed)[:length], out)
     except DamagedObject as error:
         raise DamagedObject(f"frame {place.number} of pack {place.pack[:8]}: {error}") from error
-
-
-def _at_least(buffer: bytearray, size: int) -> bytearray:
-    return buffer if len(buffer) >= size else bytearray(size + size // 4)

@@ -1,4 +1,4 @@
-"""Content, frame by frame: each is read and opened once, by several threads, in the order of the packs."""
+"""Content, frame by frame: each is read and opened once, by several threads, from both ends of the order of packs."""
 
 from __future__ import annotations
 
