@@ -75,18 +75,13 @@ class FileSaver:
         small = list(takewhile(lambda entry: entry.stat.size <= limit, entries))
         if not small:
             return [None]
-        view, blobs_end = self._small_buffer(), 0
-        nodes: list[Node | None] = []
-        for found in directory.read_small(small, limit, view):
-            if found is None:
-                nodes.append(None)
-                continue
-            node, size = found
-            if size:
-                start, blobs_end = blobs_end, blobs_end + size
-                node.content = self._saver.save(BlobKind.DATA, view[start:blobs_end])
-            nodes.append(node)
-        return nodes
+        view = self._small_buffer()
+        found = directory.read_small(small, limit, view)
+        full = [(node, size) for node, size in filter(None, found) if size]
+        blob_ids = self._saver.save_many(BlobKind.DATA, view, [size for _, size in full])
+        for (node, _), blob_id in zip(full, blob_ids, strict=True):
+            node.content = blob_id
+        return [read and read[0] for read in found]
 
     def save(self, entry: Entry) -> tuple[PendingFile, bool]:
         """Read one file of any size; whether it was written to meanwhile.

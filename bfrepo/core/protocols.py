@@ -29,6 +29,9 @@ class BlobSaver(Protocol):
         May block while the pipeline is full. Raises the error of whatever failed in the background since the last call.
         """
 
+    def save_many(self, kind: BlobKind, data: memoryview, sizes: Sequence[int]) -> list[bytes]:
+        """As `save` for small blobs that lie one after the other from the start of `data`; their IDs in order."""
+
     def holds(self, blob_id: bytes) -> bool:
         """Whether the blob need not be saved: a pack that nobody wants gone has it, or it was saved just now."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import IO, Final
@@ -96,14 +96,21 @@ class BlobTable:
 
         A blob counts as stored when a live pack holds it, or when it was reserved before.
         """
+        return self.reserve_many((blob_id,))[0]
+
+    def reserve_many(self, blob_ids: Iterable[bytes]) -> list[bool]:
+        """As `reserve`, one after the other: of two that are the same, the first is to be stored."""
+        blobs, answers = self._blobs, []
         with self._lock:
-            value = self._blobs.get(blob_id)
-            if value is not None and (value == _RESERVED or self._is_live(value)):
-                return False
-            if value is not None:
-                self._copies.setdefault(blob_id, []).append(value)
-            self._blobs[blob_id] = _RESERVED
-            return True
+            for blob_id in blob_ids:
+                value = blobs.get(blob_id)
+                wanted = value is None or not (value == _RESERVED or self._is_live(value))
+                if wanted:
+                    if value is not None:
+                        self._copies.setdefault(blob_id, []).append(value)
+                    blobs[blob_id] = _RESERVED
+                answers.append(wanted)
+        return answers
 
     def add_pack(self, pack_id: bytes, size: int, directory: PackDirectory, state: PackState = PackState.LIVE) -> None:
         """Take in a pack and all its blobs. A pack that is there already is left as it is."""

@@ -92,10 +92,10 @@ class PackPool:
             self.stats.bytes_new += size
             self.stats.bytes_stored += stored
 
-    def count_known(self, size: int) -> None:
-        """Add a blob that was there already to the statistics."""
+    def count_known(self, blobs: int, size: int) -> None:
+        """Add blobs that were there already to the statistics."""
         with self._lock:
-            self.stats.blobs_known += 1
+            self.stats.blobs_known += blobs
             self.stats.bytes_known += size
 
     def finish(self) -> None:

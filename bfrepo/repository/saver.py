@@ -17,9 +17,10 @@ from __future__ import annotations
 import queue
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 from bfrepo.compression import Compression, Compressor
@@ -57,10 +58,15 @@ class SaverOptions:
 @dataclass(slots=True)
 class _Frame:
     kind: BlobKind
-    memory: bytearray
+    memory: memoryview
     used: int = 0
     ids: bytearray = field(default_factory=bytearray)
     sizes: array[int] = field(default_factory=lambda: array("I"))
+
+    def add(self, data: Buffer) -> None:
+        end = self.used + len(data)
+        self.memory[self.used : end] = data
+        self.used = end
 
 
 @dataclass(slots=True)
@@ -94,9 +100,9 @@ class Saver:
         self._filling = threading.Lock()
         self._error: BaseException | None = None
         self._packs = PackPool(table, backend, objects, pack_key, repository_id, clock, options.pack_size)
-        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         for _ in range(_FRAMES_AHEAD * options.workers):
-            self._free.put(bytearray(FRAME_SIZE))
+            self._free.put(memoryview(bytearray(FRAME_SIZE)))
         self._jobs: queue.Queue[_Frame | _Chunk | None] = queue.Queue(_FRAMES_AHEAD * options.workers)
         self._workers = [
             threading.Thread(target=self._work, name=f"saver-{number}", daemon=True)
@@ -119,7 +125,7 @@ class Saver:
         """See BlobSaver."""
         blob_id = self._hash(data)
         if not self._table.reserve(blob_id):
-            self._packs.count_known(len(data))
+            self._packs.count_known(1, len(data))
             return blob_id
         with self._filling:
             self._raise_failure()
@@ -128,6 +134,34 @@ class Saver:
             else:
                 self._append(kind, blob_id, data)
         return blob_id
+
+    def save_many(self, kind: BlobKind, data: memoryview, sizes: Sequence[int]) -> list[bytes]:
+        """See BlobSaver. What is new and lies together is copied together."""
+        hash_blob = self._hash
+        ends = list(accumulate(sizes))
+        blob_ids = [hash_blob(data[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+        known = start = 0  # start: where what is new and not copied yet begins
+        wanted = self._table.reserve_many(blob_ids)
+        with self._filling:
+            self._raise_failure()
+            frame = self._frame(kind)
+            for blob_id, end, size, new in zip(blob_ids, ends, sizes, wanted, strict=True):
+                begin = end - size
+                if not new or frame.used + end - start > FRAME_SIZE:
+                    frame.add(data[start:begin])
+                    start = begin
+                if not new:
+                    known += size
+                    start = end
+                    continue
+                if frame.used + size > FRAME_SIZE:
+                    self._submit(self._open.pop(kind))
+                    frame = self._frame(kind)
+                frame.ids += blob_id
+                frame.sizes.append(size)
+            frame.add(data[start : ends[-1] if ends else 0])
+        self._packs.count_known(wanted.count(False), known)
+        return blob_ids
 
     def holds(self, blob_id: bytes) -> bool:
         """See BlobSaver."""
@@ -148,7 +182,10 @@ class Saver:
         """Wait until everything saved so far is durable: packs first, then the index objects that name them."""
         with self._filling:
             for frame in self._open.values():
-                self._submit(frame)
+                if frame.sizes:
+                    self._submit(frame)
+                else:
+                    self._free.put(frame.memory)
             self._open.clear()
         self._jobs.join()
         self._raise_failure()
@@ -168,17 +205,20 @@ class Saver:
         self._packs.abort()
 
     def _append(self, kind: BlobKind, blob_id: bytes, data: Buffer) -> None:
-        frame = self._open.get(kind)
-        if frame is not None and frame.used + len(data) > FRAME_SIZE:
+        frame = self._frame(kind)
+        if frame.used + len(data) > FRAME_SIZE:
             self._submit(self._open.pop(kind))
-            frame = None
-        if frame is None:
-            frame = self._open[kind] = _Frame(kind, self._free.get())
-        end = frame.used + len(data)
-        frame.memory[frame.used : end] = data
-        frame.used = end
+            frame = self._frame(kind)
+        frame.add(data)
         frame.ids += blob_id
         frame.sizes.append(len(data))
+
+    def _frame(self, kind: BlobKind) -> _Frame:
+        """The frame that is being filled."""
+        frame = self._open.get(kind)
+        if frame is None:
+            frame = self._open[kind] = _Frame(kind, self._free.get())
+        return frame
 
     def _submit(self, frame: _Frame) -> None:
         self._jobs.put(frame)
@@ -203,7 +243,7 @@ class Saver:
     def _store_frame(self, sealer: FrameSealer, frame: _Frame) -> None:
         try:
             if self._error is None:
-                self._seal(sealer, frame.kind, memoryview(frame.memory)[: frame.used], frame.ids, frame.sizes)
+                self._seal(sealer, frame.kind, frame.memory[: frame.used], frame.ids, frame.sizes)
         finally:
             if len(frame.memory) == FRAME_SIZE:
                 self._free.put(frame.memory)
@@ -216,7 +256,7 @@ class Saver:
             if self._table.reserve(blob_id):
                 self._seal(sealer, BlobKind.DATA, chunk.data, blob_id, array("I", [size]))
             else:
-                self._packs.count_known(size)
+                self._packs.count_known(1, size)
         except BaseException as error:
             chunk.result.set_exception(error)
             raise
@@ -237,4 +277,4 @@ class Saver:
 
 
 def _whole_frame(kind: BlobKind, blob_id: bytes, data: Buffer) -> _Frame:
-    return _Frame(kind, bytearray(data), len(data), bytearray(blob_id), array("I", [len(data)]))
+    return _Frame(kind, memoryview(bytes(data)), len(data), bytearray(blob_id), array("I", [len(data)]))

@@ -354,3 +354,58 @@ def test_memory_is_bounded() -> None:
     saver.close()
     assert sys.platform == "linux"  # ru_maxrss is in KiB there
     assert (after - warm) / KIB < 40
+
+
+# --- many at once
+
+
+@pytest.mark.parametrize("known", [(), (0,), (3, 4), (0, 1, 2, 3, 4, 5, 6), (2, 6)])
+def test_many_are_stored_as_one_by_one(known: tuple[int, ...]) -> None:
+    """`save_many` gives the IDs and stores what `save` does, whichever of the blobs are known already."""
+    blobs = [
+        incompressible(number, size) for number, size in enumerate((300, 1, 200 * KIB, 250 * KIB, 7, 256 * KIB, 9))
+    ]
+    before = [blobs[number] for number in known]
+    stored: list[list[list[int]]] = []
+    identifiers: list[list[bytes]] = []
+    for at_once in (True, False):
+        repository = make_repository()
+        save_all(repository, *before)
+        saver = a_saver(repository)
+        batch = [*blobs, *blobs[2:4], *blobs[::-1]]
+        if at_once:
+            ids = saver.save_many(DATA, memoryview(b"".join(batch)), [len(blob) for blob in batch])
+        else:
+            ids = [saver.save(DATA, blob) for blob in batch]
+        saver.flush()
+        saver.close()
+        identifiers.append(ids)
+        stored.append(sorted(frames(repository)))
+        loader = reopen(repository.backend).loader
+        assert [loader.load(DATA, blob_id) for blob_id in ids] == batch
+        assert saver.stats.blobs_new == len(blobs) - len(known)
+        assert saver.stats.bytes_known == sum(map(len, batch)) - sum(map(len, blobs)) + sum(map(len, before))
+    assert identifiers[0] == identifiers[1]
+    assert sum(map(sum, stored[0])) == sum(map(sum, stored[1]))
+
+
+def test_many_fill_frame_after_frame(repository: Repository) -> None:
+    """Blobs that come together fill frames to the byte, and go on in the next."""
+    blobs = [incompressible(number, FRAME_SIZE // 8) for number in range(20)]
+    saver = a_saver(repository)
+    saver.save_many(DATA, memoryview(b"".join(blobs)), [len(blob) for blob in blobs])
+    saver.flush()
+    saver.close()
+    assert frames(repository) == [[FRAME_SIZE // 8] * 8, [FRAME_SIZE // 8] * 8, [FRAME_SIZE // 8] * 4]
+
+
+def test_many_known_leave_no_frame(repository: Repository) -> None:
+    """What is known already, or nothing at all, leaves no empty frame behind."""
+    save_all(repository, b"one", b"two")
+    saver = a_saver(repository)
+    saver.save_many(DATA, memoryview(b"onetwo"), [3, 3])
+    assert saver.save_many(DATA, memoryview(b""), []) == []
+    saver.flush()
+    saver.close()
+    assert saver.stats.packs == 0
+    assert frames(repository) == [[3, 3]]

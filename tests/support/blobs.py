@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
+from itertools import accumulate
 
 from bfrepo.core.errors import DamagedBlob, DamagedObject, MissingBlob
 from bfrepo.core.ids import BlobKind, short_id
@@ -42,6 +43,10 @@ class MemoryBlobs:
             if blob_id not in self._places:
                 self._append(kind, blob_id, data)
         return blob_id
+
+    def save_many(self, kind: BlobKind, data: memoryview, sizes: Sequence[int]) -> list[bytes]:
+        """See BlobSaver."""
+        return [self.save(kind, data[end - size : end]) for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
     def holds(self, blob_id: bytes) -> bool:
         """See BlobSaver."""
