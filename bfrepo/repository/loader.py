@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
-from bfrepo.compression import Expander
+from bfrepo.compression import Codec, Expander
 from bfrepo.core.errors import (
     BackupForgeError,
     DamagedBlob,
@@ -179,6 +179,9 @@ def open_frame(
 ) -> None:
     """Open and expand a frame's stored bytes into `out`, through the scratch `packed`. Raises DamagedObject."""
     try:
+        if place.codec is Codec.NONE and len(stored) == cipher.overhead + len(out):
+            cipher.open_frame(stored, place.kind, place.number, out)
+            return
         length = cipher.open_frame(stored, place.kind, place.number, memoryview(packed))
         expander.expand_into(place.codec, memoryview(packed)[:length], out)
     except DamagedObject as error:

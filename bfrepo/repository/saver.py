@@ -100,9 +100,9 @@ class Saver:
         self._filling = threading.Lock()
         self._error: BaseException | None = None
         self._packs = PackPool(table, backend, objects, pack_key, repository_id, clock, options.pack_size)
-        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         for _ in range(_FRAMES_AHEAD * options.workers):
-            self._free.put(memoryview(bytearray(FRAME_SIZE)))
+            self._free.put(None)  # made when it is first needed
         self._jobs: queue.Queue[_Frame | _Chunk | None] = queue.Queue(_FRAMES_AHEAD * options.workers)
         self._workers = [
             threading.Thread(target=self._work, name=f"saver-{number}", daemon=True)
@@ -217,7 +217,7 @@ class Saver:
         """The frame that is being filled."""
         frame = self._open.get(kind)
         if frame is None:
-            frame = self._open[kind] = _Frame(kind, self._free.get())
+            frame = self._open[kind] = _Frame(kind, self._free.get() or memoryview(bytearray(FRAME_SIZE)))
         return frame
 
     def _submit(self, frame: _Frame) -> None:
