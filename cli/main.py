@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 _KEEP: Final = "Back up and restore"
 _LOOK: Final = "Look inside"
 _CARE: Final = "Look after it"
+_AUTOMATE: Final = "Let it run by itself"
 _REST: Final = "The program"
 
 COMMANDS: Final = {
@@ -36,9 +37,22 @@ COMMANDS: Final = {
     "restore": Entry("cli.commands.restore", _KEEP, "Write a snapshot back."),
     "list": Entry("cli.commands.list", _LOOK, "List snapshots, or the IDs of what is stored (also: snapshots)."),
     "ls": Entry("cli.commands.ls", _LOOK, "List the files in a snapshot."),
+    "find": Entry("cli.commands.find", _LOOK, "Find files, blobs and packs across snapshots."),
+    "history": Entry("cli.commands.history", _LOOK, "List every version of a path, across snapshots."),
+    "diff": Entry("cli.commands.diff", _LOOK, "Show what changed between two snapshots."),
+    "dump": Entry("cli.commands.dump", _LOOK, "Write a file, or a directory as tar or zip, to standard output."),
     "stats": Entry("cli.commands.stats", _LOOK, "Show what snapshots cost: sizes and ratios."),
     "check": Entry("cli.commands.check", _CARE, "Is everything there, and right?"),
+    "forget": Entry("cli.commands.forget", _CARE, "Remove snapshots by rules, and say why each is kept."),
+    "prune": Entry("cli.commands.prune", _CARE, "Free the space that no snapshot needs."),
+    "repair": Entry("cli.commands.repair", _CARE, "Mend what is damaged: plan first, destroy nothing."),
+    "tag": Entry("cli.commands.tag", _CARE, "Change tags and labels of snapshots."),
+    "rewrite": Entry("cli.commands.rewrite", _CARE, "Drop paths from old snapshots."),
+    "copy": Entry("cli.commands.copy", _CARE, "Copy snapshots to another repository."),
     "key": Entry("cli.commands.key", _CARE, "List, add, remove and change passwords."),
+    "run": Entry("cli.commands.run", _AUTOMATE, "Back up, forget, prune and check as a profile says."),
+    "schedule": Entry("cli.commands.schedule", _AUTOMATE, "Run profiles at fixed times, by systemd or cron."),
+    "cache": Entry("cli.commands.cache", _REST, "Show and remove what is kept on this machine."),
     "version": Entry("cli.commands.version", _REST, "Show the versions of the program and what it uses."),
     "doctor": Entry("cli.commands.doctor", _REST, "Say what this machine lacks, and how to get it."),
     "completion": Entry("cli.commands.completion", _REST, "Print the script that completes commands in a shell."),

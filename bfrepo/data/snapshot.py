@@ -38,7 +38,11 @@ class SnapshotSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One backup. `time` is ISO 8601 with zone; `parent` is a snapshot ID; `tree` is the root; paths are raw bytes."""
+    """One backup. `time` is ISO 8601 with zone; `parent` is a snapshot ID; `tree` is the root; paths are raw bytes.
+
+    `original` is the ID of the snapshot that this one was made from, by rewriting, tagging or copying: always that of the
+    first of a series, in whichever repository it was made.
+    """
 
     version: int
     time: str
@@ -50,6 +54,7 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=True):
     tags: list[str] = []
     label: str = ""
     parent: bytes = b""
+    original: bytes = b""
     program: str = ""
     summary: SnapshotSummary = msgspec.field(default_factory=SnapshotSummary)
     unknown: dict[str, Any] = {}
@@ -101,8 +106,8 @@ def decode_snapshot(data: bytes, *, name: str) -> Snapshot:
         datetime.fromisoformat(snapshot.time)
     except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"snapshot {name[:8]}: does not decode: {error}") from error
-    if len(snapshot.tree) != ID_SIZE or snapshot.when.tzinfo is None:
-        raise DamagedObject(f"snapshot {name[:8]}: has no valid tree or time")
+    if len(snapshot.tree) != ID_SIZE or len(snapshot.original) not in (0, ID_SIZE) or snapshot.when.tzinfo is None:
+        raise DamagedObject(f"snapshot {name[:8]}: has no valid tree, original or time")
     return snapshot
 
 
