@@ -4,8 +4,8 @@
 For each corpus: sources are copied to the work directory (tmpfs when there is room); then each round takes the tools
 in turn, a different one first each time, so that drift of the machine hits all alike. A turn starts with a fresh
 repository and fresh caches, runs every phase as one whole process, and leaves nothing behind. Before each phase the
-memory it may need is fetched, so that no tool pays for that. The first restore of each tool is compared with its source.
- Standard library only, Linux only. benchmarks/README.md says what each figure means.
+memory it may need is fetched, so that no tool pays for that. The first restore of each tool is compared with its
+source. Standard library only, Linux only. benchmarks/README.md says what each figure means.
 """
 
 from __future__ import annotations

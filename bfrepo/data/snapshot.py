@@ -40,7 +40,7 @@ class SnapshotSummary(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One backup. `time` is ISO 8601 with zone; `parent` is a snapshot ID; `tree` is the root; paths are raw bytes.
 
-    `original` is the ID of the snapshot that this one was made from, by rewriting, tagging or copying: always that of the
+    `original` is the ID of the snapshot that this one was made from by rewriting, tagging or copying: that of the
     first of a series, in whichever repository it was made.
     """
 
