@@ -32,10 +32,19 @@ class ContentLost(BackupForgeError):
     code = "content-lost"
 
 
-def publish(repository: Repository, snapshot: Snapshot, known_index: set[str], options: SaverOptions) -> bytes:
+def publish(
+    repository: Repository,
+    snapshot: Snapshot,
+    known_index: set[str],
+    options: SaverOptions,
+    *,
+    reused: bool = False,
+) -> bytes:
     """Store the snapshot; its ID. `known_index` names the index objects that the backup read or wrote.
 
-    Everything the snapshot needs must be durable (Saver.flush). Raises ContentLost when the source must be read again.
+    Everything the snapshot needs must be durable (Saver.flush). A backup relies on live packs alone; `reused` says that
+    the tree, or a part of it, is that of another snapshot, and may be in packs of any state. Then that snapshot must
+    have been there both before and after the index was read. Raises ContentLost when the source must be read again.
     """
     name, data = repository.objects.encode(ObjectKind.SNAPSHOT, encode_snapshot(snapshot))
     claim = Claim(
@@ -47,7 +56,7 @@ def publish(repository: Repository, snapshot: Snapshot, known_index: set[str], o
     )
     claim_name = repository.objects.save(ObjectKind.CLAIM, encode_claim(claim))
     try:
-        _make_sure(repository, snapshot.tree, known_index, options)
+        _make_sure(repository, snapshot.tree, known_index, options, reused)
         repository.backend.save(ObjectKind.SNAPSHOT, name, data)
     except BaseException:
         _remove_claim(repository, claim_name)
@@ -58,13 +67,14 @@ def publish(repository: Repository, snapshot: Snapshot, known_index: set[str], o
     return bytes.fromhex(name)
 
 
-def _make_sure(repository: Repository, tree: bytes, known_index: set[str], options: SaverOptions) -> None:
+def _make_sure(repository: Repository, tree: bytes, known_index: set[str], options: SaverOptions, reused: bool) -> None:
     """Return once everything below `tree` is in packs that nobody is about to delete."""
     for _ in range(_MOST_LOOKS):
-        if repository.index_names() == known_index:
+        before = repository.index
+        if repository.index_names() == known_index and _all_stay(before, before, reused):
             return
         index = repository.fresh_index()
-        if _all_stay(repository.index, index):
+        if _all_stay(before, index, reused):
             return
         lost = unsafe_blobs(repository, index, tree)
         if not lost:
@@ -76,13 +86,13 @@ def _make_sure(repository: Repository, tree: bytes, known_index: set[str], optio
     )
 
 
-def _all_stay(before: Index, now: Index) -> bool:
-    """Whether no pack that the backup may have relied on is doomed or gone:
+def _all_stay(before: Index, now: Index, reused: bool) -> bool:
+    """Whether no pack that the snapshot may rely on is doomed or gone:
 
     other backups only added packs of their own.
     """
     states = {pack.id: pack.state for pack in now.table.packs()}
-    relied_on = (pack.id for pack in before.table.packs() if pack.state is PackState.LIVE)
+    relied_on = (pack.id for pack in before.table.packs() if reused or pack.state is PackState.LIVE)
     return all(states.get(pack_id, PackState.DOOMED) is not PackState.DOOMED for pack_id in relied_on)
 
 

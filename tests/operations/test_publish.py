@@ -11,7 +11,7 @@ from bfrepo.core.errors import BackupForgeError, StorageDenied, StorageError, St
 from bfrepo.core.protocols import Buffer
 from bfrepo.data.snapshot import decode_claim
 from bfrepo.index.format import IndexContent, PackFlag, encode_index
-from bfrepo.operations.publish import ContentLost
+from bfrepo.operations.publish import ContentLost, publish
 from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.repository import Repository
 from bfrepo.storage.base import ObjectKind
@@ -358,3 +358,18 @@ def test_two_backups_beside_each_other(backend: Striking) -> None:
     run_backup(repository, CHANGED)
     found = restored_snapshots(reopen(backend)).values()
     assert all(expected(tree) in found for tree in (TREE, CHANGED, {"data/other": b"other"}))
+
+
+@pytest.mark.parametrize("moment", ["from the start", "before the claim"])
+def test_a_tree_of_another_snapshot_in_doomed_packs(backend: Striking, moment: str) -> None:
+    """INV-8: a snapshot that takes over another's tree relies on packs of every state, whenever they were doomed."""
+    old = names(backend, ObjectKind.PACK)
+    flag_all(backend, "condemned", *(["doomed"] if moment == "from the start" else []))
+    repository = reopen(backend, pack_size=20_000)
+    (snapshot,) = load_snapshots(repository).values()
+    if moment == "before the claim":
+        backend.before_save[ObjectKind.CLAIM] = lambda: flag_all(backend, "doomed")
+    snapshot.tags = ["new"]
+    publish(repository, snapshot, repository.index.objects, saver_options(repository), reused=True)
+    assert names(backend, ObjectKind.PACK) > old
+    check(backend, TREE, without=old)
