@@ -24,6 +24,7 @@ from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import DamagedObject, TargetError
 from bfrepo.core.ids import ID_SIZE
 from bfrepo.core.protocols import BlobLoader
+from bfrepo.data.layout import Layout, unpack_holes
 from bfrepo.data.node import Node, is_safe_name
 from bfrepo.data.records import load_records, split_ids
 from bfrepo.data.tree import load_tree
@@ -32,7 +33,6 @@ from bfrepo.localfs.apply import MetadataWriter, link_target, pinned
 from bfrepo.localfs.metadata import path_of
 from bfrepo.localfs.removal import Selection
 from bfrepo.localfs.target import Directories, Directory
-from bfrepo.restorer.layout import Layout, unpack_holes
 from bfrepo.restorer.report import Report
 from bfrepo.restorer.window import Closing, Enter, Extra, FirstName, Item, Link, Make, Mend, Segment, Step, Window
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from bfrepo.core.errors import DamagedObject
+from bfrepo.data.layout import Layout, unpack_holes
 from bfrepo.data.tree import load_tree
 from bfrepo.localfs.apply import MetadataWriter
 from bfrepo.localfs.target import Directories, Directory
-from bfrepo.restorer.layout import Layout, unpack_holes
 from bfrepo.restorer.plan import FIRST_WINDOW, LARGEST_WINDOW, Planner, RestoreOptions
 from bfrepo.restorer.report import Report
 from bfrepo.restorer.window import Window
