@@ -19,6 +19,7 @@ import click
 from bfrepo.core.clock import Clock, SystemClock
 from bfrepo.core.errors import BackupForgeError, WrongPassword
 from bfrepo.core.units import MIB
+from cli.log import LogFile
 from cli.options import Flags
 from cli.output import Output
 from cli.passwords import TRIES, PasswordSource
@@ -51,7 +52,8 @@ class App:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
-        self.output = Output(as_json=settings.json, quiet=settings.quiet, verbosity=settings.verbosity)
+        log = LogFile(settings.log_file, self.clock, as_json=settings.log_json) if settings.log_file else None
+        self.output = Output(as_json=settings.json, quiet=settings.quiet, verbosity=settings.verbosity, log=log)
 
     def open_backend(self, location: str | None = None) -> Backend:
         """The storage at a location, by default that of the settings."""
@@ -115,8 +117,12 @@ def pass_app(function: Callable[Concatenate[App, P], int | None]) -> Callable[P,
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> int | None:
-        flags = click.get_current_context().ensure_object(Flags)
-        return function(App(resolve(flags)), *args, **kwargs)
+        app = App(resolve(click.get_current_context().ensure_object(Flags)))
+        try:
+            return function(app, *args, **kwargs)
+        except BackupForgeError as error:
+            app.output.record("error", shown(str(error)))  # the screen gets it from whoever ends the program
+            raise
 
     return call
 

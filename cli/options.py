@@ -31,6 +31,8 @@ class Flags:
     quiet: bool = False
     verbose: int = 0
     no_progress: bool = False
+    log_file: str | None = None
+    log_json: bool = False
     debug: bool = False
 
 
@@ -72,6 +74,10 @@ _GLOBAL_OPTIONS = (
     _global_option("-q", "--quiet", is_flag=True, help="Say only what was asked for, and what went wrong."),
     _global_option("-v", "--verbose", count=True, help="Say more; -vv also lists what is unchanged."),
     _global_option("--no-progress", is_flag=True, help="Show no progress."),
+    _global_option(
+        "--log-file", type=click.Path(), metavar="FILE", help="Add what is said, with the time, to the end of a file."
+    ),
+    _global_option("--log-json", is_flag=True, help="Write that file as JSON lines."),
     _global_option("--debug", is_flag=True, help="Show where in the program an error came from."),
 )
 

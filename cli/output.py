@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
+from bfrepo.core.errors import BackupForgeError
+from cli.log import LogFile
 from cli.render import Style, shown, style_for
 
 Notice = Literal["warning", "error"]
@@ -22,10 +24,10 @@ class Output:
 
     With --json, `document` writes the one document of a command; a command that works for long sets `streaming` and
     writes lines instead. With `outlives_readers` work goes on when nobody reads any more what is said about it;
-    otherwise that is a BrokenPipeError.
+    otherwise that is a BrokenPipeError. Remarks, warnings, errors and summaries go to the log as well, if there is one.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool, verbosity: int) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool, verbosity: int, log: LogFile | None = None) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.verbosity = verbosity
@@ -33,6 +35,7 @@ class Output:
         self.outlives_readers = False
         self.style: Style = style_for(sys.stdout)
         self.error_style: Style = style_for(sys.stderr)
+        self._log = log
         self._lock = threading.Lock()
         self._status_lines = 0
 
@@ -47,22 +50,29 @@ class Output:
 
     def say(self, line: str = "") -> None:
         """What is good to know, unless --quiet."""
+        if line:
+            self.record("info", line)
         if not self.quiet:
             self.result(line)
 
     def remark(self, line: str) -> None:
         """What is good to know but no part of the result, to stderr, unless --quiet or --json."""
+        self.record("info", line)
         if not (self.quiet or self.as_json):
             self._write(sys.stderr, f"{line}\n")
 
     def urgent(self, line: str) -> None:
         """What somebody asked to see right now: to stderr, also with --quiet."""
+        self.record("info", line)
         self._write(sys.stderr, f"{line}\n")
 
     def complain(self, lines: Iterable[str]) -> None:
         """What is wrong, in several lines, to stderr, also with --quiet."""
         if not self.as_json:
-            self._write(sys.stderr, "".join(f"{line}\n" for line in lines))
+            text = "".join(f"{line}\n" for line in lines)
+            self._write(sys.stderr, text)
+            for line in text.splitlines():
+                self.record("error", line)
 
     def document(self, content: Any) -> None:
         """The one JSON document of a command that ends at once."""
@@ -72,18 +82,32 @@ class Output:
     def line(self, message_type: str, fields: Mapping[str, Any]) -> None:
         """One JSON line of a command that works for a while."""
         if self.as_json:
+            if message_type == "summary":
+                self.record("info", "", fields)
             self._write(sys.stdout, json_line({"message_type": message_type, **fields}))
 
     def notice(self, kind: Notice, path: bytes, message: str) -> None:
         """Something about one item, also with --quiet."""
+        what = f"{shown(path)}: {shown(message)}" if path else shown(message)
+        self.record(kind, what)
         if self.as_json:
             text = json_line({"message_type": kind, **(path_fields(path) if path else {}), "message": message})
             self._write(sys.stdout if self.streaming else sys.stderr, text)
             return
         style = self.error_style
         label = style.yellow(_LABELS[kind]) if kind == "warning" else style.red(_LABELS[kind])
-        what = f"{shown(path)}: {shown(message)}" if path else shown(message)
         self._write(sys.stderr, f"{label} {what}\n")
+
+    def record(self, level: str, message: str, fields: Mapping[str, Any] | None = None) -> None:
+        """A line in the log and nowhere else. A log that cannot be written is given up: the work is worth more."""
+        log = self._log
+        if log is None:
+            return
+        try:
+            log.write(level, message, fields)
+        except BackupForgeError as error:
+            self._log = None
+            self.notice("warning", b"", f"{error}: from here on nothing is logged")
 
     def draw_status(self, lines: Sequence[str]) -> None:
         """Put the status block below everything on the terminal; whatever is written next takes its place."""

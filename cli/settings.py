@@ -1,10 +1,6 @@
 """What a run of the program goes by: option, else environment variable, else profile, else default.
 
-The only place that reads the environment. Profiles are tables in `config.toml`:
-
-    [profile.NAME]
-    repository = "/srv/backup"
-    password-file = "~/.config/backupforge/password"
+The only place that reads the environment. Profiles are tables in `config.toml`; profiles.py has what they may say.
 """
 
 from __future__ import annotations
@@ -13,13 +9,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from bfrepo.core.errors import InvalidValue, UsageError
+from bfrepo.core.errors import UsageError
 from cli.options import Flags
 from cli.passwords import PasswordSource, one_of
 
-PROFILE_KEYS: Final = ("repository", "password-file", "password-command", "cache-dir")
+if TYPE_CHECKING:
+    from cli.profiles import Profile
 
 VARIABLES: Final = {
     "BACKUPFORGE_REPOSITORY": "location of the repository",
@@ -40,7 +37,7 @@ VARIABLES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of this run. `cache_dir` is None where there is to be no cache."""
+    """The settings of this run. `cache_dir` is None where there is to be no cache, `profile` where none was read."""
 
     repository: str | None
     password: PasswordSource
@@ -49,6 +46,9 @@ class Settings:
     quiet: bool
     verbosity: int
     progress: bool
+    log_file: str | None
+    log_json: bool
+    profile: Profile | None
     environment: Mapping[str, str] = field(repr=False)
 
     @property
@@ -57,9 +57,14 @@ class Settings:
         if not self.repository:
             raise UsageError(
                 "no repository was given",
-                hint="use --repository, or set the environment variable BACKUPFORGE_REPOSITORY",
+                hint="use --repository or --profile, or set the environment variable BACKUPFORGE_REPOSITORY",
             )
         return self.repository
+
+    @property
+    def config_home(self) -> Path:
+        """The folder that holds `backupforge/config.toml`."""
+        return _xdg("CONFIG", ".config", self.environment).parent
 
     def other_password(self, file: str | None, command: str | None) -> PasswordSource:
         """The password of another repository than the one that is worked on."""
@@ -71,23 +76,32 @@ class Settings:
 
 
 def resolve(flags: Flags, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Put the settings together. Raises InvalidValue or UsageError."""
-    profile = _profile(flags.profile, environment)
+    """Put the settings together. Raises InvalidValue or UsageError.
+
+    Where nobody says which repository, the profile `default` counts, if there is one.
+    """
+    if flags.log_json and not flags.log_file:
+        raise UsageError("--log-json says how to write a log file, and --log-file names none")
+    repository = flags.repository or environment.get("BACKUPFORGE_REPOSITORY")
+    profile = _profile(flags.profile, environment, wanted=not repository)
     password = one_of(
         PasswordSource(file=flags.password_file, command=flags.password_command),
         _password_of(environment, "BACKUPFORGE_PASSWORD"),
-        PasswordSource(file=_home(profile.get("password-file"), environment), command=profile.get("password-command")),
+        PasswordSource(file=profile.password_file, command=profile.password_command) if profile else PasswordSource(),
         option="--password-",
     )
-    cache = flags.cache_dir or environment.get("BACKUPFORGE_CACHE_DIR") or _home(profile.get("cache-dir"), environment)
+    cache = flags.cache_dir or environment.get("BACKUPFORGE_CACHE_DIR") or (profile.cache_dir if profile else None)
     return Settings(
-        repository=flags.repository or environment.get("BACKUPFORGE_REPOSITORY") or profile.get("repository"),
+        repository=repository or (profile.repository if profile else None),
         password=password,
         cache_dir=None if flags.no_cache else Path(cache) if cache else _xdg("CACHE", ".cache", environment),
         json=flags.json,
         quiet=flags.quiet,
         verbosity=flags.verbose,
         progress=not (flags.no_progress or flags.quiet),
+        log_file=flags.log_file,
+        log_json=flags.log_json,
+        profile=profile,
         environment=environment,
     )
 
@@ -112,33 +126,12 @@ def _xdg(kind: str, default: str, environment: Mapping[str, str]) -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / default) / "backupforge"
 
 
-def _profile(name: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """The settings of a profile. Raises InvalidValue when there is none of that name, or it does not parse."""
-    if name is None:
-        return {}
-    import tomllib
-
+def _profile(name: str | None, environment: Mapping[str, str], *, wanted: bool) -> Profile | None:
+    """The profile of this name; without one the default profile, if there is one and it is wanted."""
     path = _xdg("CONFIG", ".config", environment) / "config.toml"
-    try:
-        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidValue(f"cannot read the profiles in {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidValue(f"the profiles in {path} do not parse: {error}") from error
-    profiles = document.get("profile")
-    profile = profiles.get(name) if isinstance(profiles, dict) else None
-    if not isinstance(profile, dict):
-        raise InvalidValue(f"there is no profile {name!r} in {path}", hint=f"add a table [profile.{name}] to it")
-    for key, value in profile.items():
-        if key not in PROFILE_KEYS or not isinstance(value, str):
-            raise InvalidValue(
-                f"profile {name!r} in {path}: {key!r} is no setting with a text as its value",
-                hint=f"a profile may set {', '.join(PROFILE_KEYS)}",
-            )
-    return profile
+    if name is None and not (wanted and os.path.exists(path)):
+        return None
+    from cli.profiles import DEFAULT_PROFILE, find_profile, load_profile
 
-
-def _home(path: str | None, environment: Mapping[str, str]) -> str | None:
-    """A path of a profile, where "~/" is the user's home."""
-    home = environment.get("HOME", "")
-    return f"{home}{path[1:]}" if path and home and path.startswith("~/") else path
+    home = environment.get("HOME") or str(Path.home())
+    return find_profile(path, DEFAULT_PROFILE, home) if name is None else load_profile(path, name, home)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bfrepo.core.clock import Clock
 from bfrepo.core.errors import InvalidValue, UsageError
+from bfrepo.core.progress import Reporter
 from bfrepo.core.units import parse_size
 from bfrepo.localfs.metadata import Owners
 from bfrepo.sources.base import Source
@@ -52,6 +54,26 @@ def choose_source(arguments: Sequence[str], flags: Flags, *, clock: Clock, envir
 
 def ignore_errors(path: bytes, error: OSError) -> None:
     """For who looks at a source beside the backup, which reports the same."""
+
+
+def report_to(reporter: Reporter, asked_for: Collection[bytes]) -> OnError:
+    """What the source cannot look at is a problem, unless it has just gone and nobody asked for it by name."""
+
+    def report(path: bytes, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) and path not in asked_for:
+            reporter.warn(path, "vanished before it could be read")
+        else:
+            reporter.problem(path, error.strerror or str(error))
+
+    return report
+
+
+def username() -> str:
+    """Who makes the snapshot: a name, or the number where there is none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _files(paths: list[bytes], flags: Flags, environment: Mapping[str, str]) -> What:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +14,13 @@ from cli.app import App, pass_app
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
 from cli.options import command
 from cli.output import Output
-from cli.progress import Display
 from cli.render import short
 from cli.values import parse_time, split_tags
 from cli.version import PROGRAM
 
 if TYPE_CHECKING:
     from bfrepo.operations.backup import BackupOptions, BackupResult
-    from cli.what import OnError, What
+    from cli.what import What
 
 
 @command(
@@ -120,7 +117,7 @@ def run(app: App, /, paths: Sequence[str], **flags: Any) -> int:
     """
     from bfrepo.operations.backup import backup
     from bfrepo.operations.scan import BackgroundScan
-    from cli.what import choose_source, ignore_errors
+    from cli.what import choose_source, ignore_errors, report_to
 
     what = choose_source(paths, flags, clock=app.clock, environment=app.settings.environment)
     options = _options(what, flags)
@@ -128,10 +125,10 @@ def run(app: App, /, paths: Sequence[str], **flags: Any) -> int:
         display = work.display
         if what.can_be_scanned and display.wants_totals:
             stack.enter_context(BackgroundScan(lambda: what.open_source(ignore_errors), display.progress))
-        on_error = _reporting(what.paths, display)
+        on_error = report_to(display, what.paths)
         result = backup(repository, lambda: what.open_source(on_error), options, display, work.cancelled)
     if app.output.as_json:
-        app.output.line("summary", _summary_fields(result, dry_run=options.dry_run))
+        app.output.line("summary", summary_fields(result, dry_run=options.dry_run))
     else:
         _show(app.output, result, dry_run=options.dry_run)
     return INCOMPLETE if result.snapshot.summary.errors else DONE
@@ -139,11 +136,12 @@ def run(app: App, /, paths: Sequence[str], **flags: Any) -> int:
 
 def _options(what: What, flags: dict[str, Any]) -> BackupOptions:
     from bfrepo.operations.backup import BackupOptions
+    from cli.what import username
 
     return BackupOptions(
         paths=what.paths,
         hostname=flags["host"] or socket.gethostname(),
-        username=_username(),
+        username=username(),
         program=PROGRAM,
         excludes=what.excludes,
         tags=split_tags(flags["tags"]),
@@ -158,25 +156,6 @@ def _options(what: What, flags: dict[str, Any]) -> BackupOptions:
         skip_if_unchanged=flags["skip_if_unchanged"],
         readers=flags["read_concurrency"],
     )
-
-
-def _username() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-def _reporting(asked_for: Collection[bytes], display: Display) -> OnError:
-    """What the source cannot look at is a problem, unless it has just gone and nobody asked for it by name."""
-
-    def report(path: bytes, error: OSError) -> None:
-        if isinstance(error, FileNotFoundError) and path not in asked_for:
-            display.warn(path, "vanished before it could be read")
-        else:
-            display.problem(path, error.strerror or str(error))
-
-    return report
 
 
 def _show(output: Output, result: BackupResult, *, dry_run: bool) -> None:
@@ -199,7 +178,7 @@ def _show(output: Output, result: BackupResult, *, dry_run: bool) -> None:
         output.say("nothing has changed: no snapshot was made")
 
 
-def _summary_fields(result: BackupResult, *, dry_run: bool) -> dict[str, Any]:
+def summary_fields(result: BackupResult, *, dry_run: bool) -> dict[str, Any]:
     """Named as in restic's summary where it means the same."""
     summary, snapshot_id = result.snapshot.summary, result.snapshot_id
     return {

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -14,7 +15,8 @@ import pytest
 from cli.exit_codes import MEANINGS
 from cli.main import COMMANDS, program
 from cli.options import Command, Group
-from cli.settings import PROFILE_KEYS, VARIABLES
+from cli.profiles import CheckTable, ForgetTable, Profile, PruneTable, keys_of
+from cli.settings import VARIABLES
 from tests.support.program import ROOT
 
 DOCS = ROOT / "docs" / "reference"
@@ -82,11 +84,12 @@ def test_every_variable_that_is_read_is_known() -> None:
 
 
 def test_every_profile_setting_is_documented() -> None:
-    """backupforge-profile(5) describes what a profile may set, nothing else."""
+    """backupforge-profile(5) describes what a profile and the tables in it may set, nothing else."""
     page = (ROOT / "man" / "backupforge-profile.5").read_text().replace("\\-", "-")
     settings = page.partition(".SH SETTINGS")[2].partition(".SH")[0]
+    known = [keys_of(kind) for kind in (Profile, ForgetTable, PruneTable, CheckTable)]
 
-    assert tuple(re.findall(r"^\.TP\n\.B ([a-z-]+)$", settings, re.MULTILINE)) == PROFILE_KEYS
+    assert sorted(re.findall(r"^\.T[PQ]\n\.B ([a-z-]+)$", settings, re.MULTILINE)) == sorted(chain(*known))
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
