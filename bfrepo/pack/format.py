@@ -139,6 +139,15 @@ def _check_sums(directory: PackDirectory, pack: str) -> None:
         raise DamagedObject(f"pack {pack}: its frames claim more than a pack can hold")
 
 
+@dataclass(frozen=True, slots=True)
+class PackedFrame:
+    """A frame's plaintext, and the bytes that `codec` made of it: the plaintext itself where it made none."""
+
+    plain: memoryview
+    packed: memoryview
+    codec: Codec
+
+
 class PackCipher:
     """Seals and opens the frames and the directory of one pack. Thread-safe."""
 

@@ -12,7 +12,7 @@ from bfrepo.compression import Codec, Compressor
 from bfrepo.core.errors import DamagedObject
 from bfrepo.core.ids import BlobKind
 from bfrepo.core.protocols import Buffer
-from bfrepo.pack.format import SALT_SIZE, PackCipher, PackDirectory, at_least
+from bfrepo.pack.format import SALT_SIZE, PackCipher, PackDirectory, PackedFrame, at_least
 from bfrepo.storage.base import Upload
 
 
@@ -42,30 +42,56 @@ class FrameSealer:
     def add(self, pack: PackWriter, plain: memoryview, blob_ids: Buffer, blob_sizes: array[int]) -> int:
         """Compress, seal, verify and append one frame; its stored size in bytes."""
         codec, packed = self._compressor.compress(plain)
+        sealed = self._seal(pack, packed)
+        if self._verify and not self._reads_back(pack, sealed, codec, plain):
+            raise _not_as_written()
+        return _append(pack, sealed, len(plain), codec, blob_ids, blob_sizes)
+
+    def add_packed(self, pack: PackWriter, frame: PackedFrame, blob_ids: Buffer, blob_sizes: array[int]) -> int:
+        """As `add`, for a frame that is compressed already and was proved to expand to its plaintext."""
+        sealed = self._seal(pack, frame.packed)
+        if self._verify and not self._opens_to(pack, sealed, frame.packed):
+            raise _not_as_written()
+        return _append(pack, sealed, len(frame.plain), frame.codec, blob_ids, blob_sizes)
+
+    def _seal(self, pack: PackWriter, packed: Buffer) -> memoryview:
         self._sealed = at_least(self._sealed, len(packed) + pack.cipher.overhead)
         number = len(pack.directory.stored_sizes)
         size = pack.cipher.seal_frame(packed, pack.directory.kind, number, memoryview(self._sealed))
-        sealed = memoryview(self._sealed)[:size]
-        if self._verify and not self._reads_back(pack, sealed, codec, plain):
-            raise DamagedObject(
-                "a frame did not read back as it was written, so nothing of it was stored",
-                hint="this machine's memory or processor is at fault: test it before backing up again",
-            )
-        pack.append(sealed)
-        pack.directory.add_frame(size, len(plain), codec, blob_ids, blob_sizes)
-        return size
+        return memoryview(self._sealed)[:size]
 
     def _reads_back(self, pack: PackWriter, sealed: memoryview, codec: Codec, plain: memoryview) -> bool:
         """Whether opening and expanding what was sealed gives the plaintext again."""
+        if codec is Codec.NONE:
+            return self._opens_to(pack, sealed, plain)
+        opened = self._open(pack, sealed)
+        self._expanded = at_least(self._expanded, len(plain))
+        self._compressor.expand_into(codec, opened, memoryview(self._expanded)[: len(plain)])
+        return self._expanded.startswith(plain)
+
+    def _opens_to(self, pack: PackWriter, sealed: memoryview, packed: Buffer) -> bool:
+        return len(self._open(pack, sealed)) == len(packed) and self._opened.startswith(packed)
+
+    def _open(self, pack: PackWriter, sealed: memoryview) -> memoryview:
         self._opened = at_least(self._opened, len(sealed))
         opened = memoryview(self._opened)
         number = len(pack.directory.stored_sizes)
-        length = pack.cipher.open_frame(sealed, pack.directory.kind, number, opened)
-        if codec is Codec.NONE:
-            return length == len(plain) and self._opened.startswith(plain)
-        self._expanded = at_least(self._expanded, len(plain))
-        self._compressor.expand_into(codec, opened[:length], memoryview(self._expanded)[: len(plain)])
-        return self._expanded.startswith(plain)
+        return opened[: pack.cipher.open_frame(sealed, pack.directory.kind, number, opened)]
+
+
+def _append(
+    pack: PackWriter, sealed: memoryview, plain_size: int, codec: Codec, blob_ids: Buffer, blob_sizes: array[int]
+) -> int:
+    pack.append(sealed)
+    pack.directory.add_frame(len(sealed), plain_size, codec, blob_ids, blob_sizes)
+    return len(sealed)
+
+
+def _not_as_written() -> DamagedObject:
+    return DamagedObject(
+        "a frame did not read back as it was written, so nothing of it was stored",
+        hint="this machine's memory or processor is at fault: test it before backing up again",
+    )
 
 
 class PackWriter:

@@ -21,7 +21,7 @@ from bfrepo.core.ids import BlobKind, short_id
 from bfrepo.core.protocols import BlobPlace, Buffer
 from bfrepo.core.units import MIB
 from bfrepo.index.table import BlobTable, FramePlace
-from bfrepo.pack.format import PackCipher, at_least
+from bfrepo.pack.format import PackCipher, PackedFrame, at_least
 from bfrepo.pack.reader import read_cipher
 from bfrepo.storage.base import Backend, ObjectKind
 
@@ -110,6 +110,15 @@ class Loader:
         out = memoryview(scratch.plain)[: place.plain_size]
         self._open_into(place, out)
         return out
+
+    def open_packed(self, number: int) -> PackedFrame:
+        """As `open_frame`, with the compressed bytes, which are as short-lived."""
+        plain = self.open_frame(number)
+        place = self.table.frame(number)
+        if place.codec is Codec.NONE:
+            return PackedFrame(plain, plain, place.codec)
+        size = place.stored_size - self._cipher(place.pack).overhead
+        return PackedFrame(plain, memoryview(self._scratch.packed)[:size], place.codec)
 
     def _open_into(self, place: FramePlace, out: memoryview) -> None:
         scratch = self._scratch

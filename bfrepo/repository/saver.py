@@ -29,8 +29,8 @@ from bfrepo.core.ids import BlobKind
 from bfrepo.core.protocols import Buffer
 from bfrepo.core.units import KIB
 from bfrepo.index.table import BlobTable
-from bfrepo.pack.format import FRAME_SIZE
-from bfrepo.pack.writer import FrameSealer
+from bfrepo.pack.format import FRAME_SIZE, PackedFrame
+from bfrepo.pack.writer import FrameSealer, PackWriter
 from bfrepo.repository.objects import ObjectStore
 from bfrepo.repository.packing import PackPool, SaverStats
 from bfrepo.storage.base import Backend
@@ -76,6 +76,13 @@ class _Chunk:
     result: Future[bytes]
 
 
+class _OwnSealer(threading.local):
+    """A sealer for each thread that stores frames."""
+
+    def __init__(self, options: SaverOptions) -> None:
+        self.sealer = FrameSealer(Compressor(options.compression), verify=options.verify)
+
+
 class Saver:
     """Stores blobs in packs, in the background.
 
@@ -99,6 +106,7 @@ class Saver:
         self._open: dict[BlobKind, _Frame] = {}
         self._filling = threading.Lock()
         self._error: BaseException | None = None
+        self._own = _OwnSealer(options)
         self._packs = PackPool(table, backend, objects, pack_key, repository_id, clock, options.pack_size)
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         for _ in range(_FRAMES_AHEAD * options.workers):
@@ -140,28 +148,30 @@ class Saver:
         hash_blob = self._hash
         ends = list(accumulate(sizes))
         blob_ids = [hash_blob(data[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-        known = start = 0  # start: where what is new and not copied yet begins
-        wanted = self._table.reserve_many(blob_ids)
-        with self._filling:
-            self._raise_failure()
-            frame = self._frame(kind)
-            for blob_id, end, size, new in zip(blob_ids, ends, sizes, wanted, strict=True):
-                begin = end - size
-                if not new or frame.used + end - start > FRAME_SIZE:
-                    frame.add(data[start:begin])
-                    start = begin
-                if not new:
-                    known += size
-                    start = end
-                    continue
-                if frame.used + size > FRAME_SIZE:
-                    self._submit(self._open.pop(kind))
-                    frame = self._frame(kind)
-                frame.ids += blob_id
-                frame.sizes.append(size)
-            frame.add(data[start : ends[-1] if ends else 0])
-        self._packs.count_known(wanted.count(False), known)
+        self._add_new(kind, data, sizes, blob_ids, self._table.reserve_many(blob_ids))
         return blob_ids
+
+    def save_frame(self, kind: BlobKind, frame: PackedFrame, blob_ids: Sequence[bytes], sizes: Sequence[int]) -> None:
+        """Store what another repository has in one frame: blobs that lie one after the other and fill it.
+
+        The caller has checked each blob and hashed it with the key of this repository. Where none of them is known the
+        frame stays compressed as it is; it is sealed and written by the calling thread, before this returns.
+        """
+        self._raise_failure()
+        wanted = self._table.reserve_many(blob_ids)
+        if not all(wanted):
+            self._add_new(kind, frame.plain, sizes, blob_ids, wanted)
+            return
+        sealer, ids, lengths = self._own.sealer, b"".join(blob_ids), array("I", sizes)
+        try:
+            self._write(kind, lambda pack: sealer.add_packed(pack, frame, ids, lengths), len(lengths), len(frame.plain))
+        except BaseException as error:
+            self._error = self._error or error  # others rely on these blobs by now
+            raise
+
+    def save_hashed(self, kind: BlobKind, data: memoryview, blob_ids: Sequence[bytes], sizes: Sequence[int]) -> None:
+        """As `save_many`, for blobs of any size that the caller has hashed with the key of this repository."""
+        self._add_new(kind, data, sizes, blob_ids, self._table.reserve_many(blob_ids))
 
     def holds(self, blob_id: bytes) -> bool:
         """See BlobSaver."""
@@ -204,6 +214,35 @@ class Saver:
         self._workers.clear()
         self._packs.abort()
 
+    def _add_new(
+        self, kind: BlobKind, data: memoryview, sizes: Sequence[int], blob_ids: Sequence[bytes], wanted: Sequence[bool]
+    ) -> None:
+        """Store the blobs that are wanted, which the caller has reserved. What lies together is copied together."""
+        known = start = end = 0  # start: where what is wanted and not copied yet begins
+        with self._filling:
+            self._raise_failure()
+            frame = self._frame(kind)
+            for blob_id, size, new in zip(blob_ids, sizes, wanted, strict=True):
+                begin, end = end, end + size
+                large = size >= LARGE_BLOB
+                if not new or large or frame.used + end - start > FRAME_SIZE:
+                    frame.add(data[start:begin])
+                    start = begin
+                if not new or large:
+                    start = end
+                    if new:
+                        self._submit(_whole_frame(kind, blob_id, data[begin:end]))
+                    else:
+                        known += size
+                    continue
+                if frame.used + size > FRAME_SIZE:
+                    self._submit(self._open.pop(kind))
+                    frame = self._frame(kind)
+                frame.ids += blob_id
+                frame.sizes.append(size)
+            frame.add(data[start:end])
+        self._packs.count_known(wanted.count(False), known)
+
     def _append(self, kind: BlobKind, blob_id: bytes, data: Buffer) -> None:
         frame = self._frame(kind)
         if frame.used + len(data) > FRAME_SIZE:
@@ -228,7 +267,7 @@ class Saver:
             raise self._error
 
     def _work(self) -> None:
-        sealer = FrameSealer(Compressor(self._options.compression), verify=self._options.verify)
+        sealer = self._own.sealer
         while (job := self._jobs.get()) is not None:
             try:
                 if isinstance(job, _Chunk):
@@ -266,14 +305,18 @@ class Saver:
             chunk.release()
 
     def _seal(self, sealer: FrameSealer, kind: BlobKind, plain: memoryview, ids: Buffer, sizes: array[int]) -> None:
+        self._write(kind, lambda pack: sealer.add(pack, plain, ids, sizes), len(sizes), len(plain))
+
+    def _write(self, kind: BlobKind, add: Callable[[PackWriter], int], blobs: int, size: int) -> None:
+        """Have a frame appended to a pack, and count what is in it."""
         pack = self._packs.take(kind)
         try:
-            stored = sealer.add(pack, plain, ids, sizes)
+            stored = add(pack)
         except BaseException:
             pack.abort()
             raise
         self._packs.put_back(kind, pack)
-        self._packs.count_new(len(sizes), len(plain), stored)
+        self._packs.count_new(blobs, size, stored)
 
 
 def _whole_frame(kind: BlobKind, blob_id: bytes, data: Buffer) -> _Frame:
