@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from bfrepo.core.errors import UsageError
 from cli.options import Flags
@@ -26,9 +26,13 @@ VARIABLES: Final = {
     "BACKUPFORGE_FROM_PASSWORD": "the password of the other repository",
     "BACKUPFORGE_FROM_PASSWORD_FILE": "a file that holds the password of the other repository",
     "BACKUPFORGE_FROM_PASSWORD_COMMAND": "a command that prints the password of the other repository",
+    "BACKUPFORGE_TO_PASSWORD": "the password of the repository that is copied to",
+    "BACKUPFORGE_TO_PASSWORD_FILE": "a file that holds the password of the repository that is copied to",
+    "BACKUPFORGE_TO_PASSWORD_COMMAND": "a command that prints the password of the repository that is copied to",
     "BACKUPFORGE_CACHE_DIR": "where the cache of the index is kept",
     "XDG_CACHE_HOME": "the folder that holds the cache's folder by default",
     "XDG_CONFIG_HOME": "the folder that holds `backupforge/config.toml`",
+    "XDG_STATE_HOME": "the folder that holds `backupforge/quarantine`, where repairs put what they take out",
     "NO_COLOR": "no colours, with any value but an empty one",
     "TERM": "no colours when it is `dumb`",
 }
@@ -66,12 +70,19 @@ class Settings:
         """The folder that holds `backupforge/config.toml`."""
         return _xdg("CONFIG", ".config", self.environment).parent
 
-    def other_password(self, file: str | None, command: str | None) -> PasswordSource:
+    @property
+    def quarantine(self) -> Path:
+        """Where repairs put what they take out of repositories, in a folder for each."""
+        return _xdg("STATE", ".local/state", self.environment) / "quarantine"
+
+    def other_password(
+        self, file: str | None, command: str | None, *, which: Literal["from", "to"] = "from"
+    ) -> PasswordSource:
         """The password of another repository than the one that is worked on."""
         return one_of(
             PasswordSource(file=file, command=command),
-            _password_of(self.environment, "BACKUPFORGE_FROM_PASSWORD"),
-            option="--from-password-",
+            _password_of(self.environment, f"BACKUPFORGE_{which.upper()}_PASSWORD"),
+            option=f"--{which}-password-",
         )
 
 

@@ -13,15 +13,13 @@ from bfrepo.archiver.filesaver import FileSaver
 from bfrepo.archiver.parent import ParentPolicy, ParentTree
 from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import Interrupted, ObjectNotFound
-from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
 from bfrepo.core.units import format_size
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Snapshot, SnapshotSummary
-from bfrepo.index.format import PackState
+from bfrepo.operations.missing_packs import distrust_missing_packs
 from bfrepo.operations.publish import ContentLost, publish
 from bfrepo.operations.snapshots import load_snapshots
-from bfrepo.repository.inventory import list_packs
 from bfrepo.repository.packing import SaverStats
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.saver import Saver, SaverOptions
@@ -99,7 +97,7 @@ def _one_pass(
 ) -> BackupResult:
     """Read the source once. Raises ContentLost when a prune has deleted what this pass relied on."""
     repository.refresh_index()
-    _distrust_missing_packs(repository, reporter)
+    distrust_missing_packs(repository, reporter)
     parent_id, parent = (None, None) if options.force else _choose_parent(repository, options, reporter)
     source = open_source()
     with _index_of_what_is_stored(repository, dry_run=options.dry_run):
@@ -131,21 +129,6 @@ def _is_same(repository: Repository, paths: tuple[bytes, ...], before: bytes, af
         return all(find_node(loader, before, path) == find_node(loader, after, path) for path in paths)
     except ObjectNotFound:
         return False
-
-
-def _distrust_missing_packs(repository: Repository, reporter: Reporter) -> None:
-    """What only packs hold that are lost is to be stored again: no snapshot may rely on it (INV-1).
-
-    Packs are listed after the index was read, so one that a backup beside this one has just written is not missed.
-    """
-    table, stored = repository.index.table, list_packs(repository)
-    lost = [pack.id for pack in table.packs() if pack.state is PackState.LIVE and pack.id not in stored]
-    for pack_id in lost:
-        table.set_state(pack_id, PackState.DOOMED)
-    if lost:
-        table.prefer_live()
-        packs = f"{len(lost)} packs that the index names are" if len(lost) > 1 else f"pack {short_id(lost[0])} is"
-        reporter.warn(b"", f"{packs} missing in {repository.location}: what this backup needs of it is stored again")
 
 
 @contextmanager

@@ -1,0 +1,311 @@
+"""Copying snapshots to another repository.
+
+A copy is a snapshot of its own: the same description and files, in packs, frames and under IDs of the target. What the
+target has is not stored again, and what was copied before is not even read again (copy_trees.py, copy_blobs.py).
+Oldest first, each snapshot is published as soon as it is whole and what it needs is durable; an interrupted copy keeps
+what was stored, and the next goes on from there.
+
+A snapshot counts as copied when the target has one that goes back to the same snapshot (`original`) and tells the same
+of time, host, paths and files. Tags and labels do not count: they may be changed on either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
+from typing import Final
+
+import msgspec
+
+from bfrepo.core.concurrency import native_threads
+from bfrepo.core.errors import Interrupted, ObjectNotFound, UsageError
+from bfrepo.core.ids import short_id
+from bfrepo.core.progress import Quiet, Reporter
+from bfrepo.core.units import format_size
+from bfrepo.data.snapshot import Snapshot
+from bfrepo.operations.copy_blobs import BlobCopier, CopySource
+from bfrepo.operations.copy_trees import Pair, TreeCopier
+from bfrepo.operations.missing_packs import distrust_missing_packs
+from bfrepo.operations.publish import ContentLost, publish
+from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.repository.packing import SaverStats
+from bfrepo.repository.repository import Repository
+from bfrepo.repository.saver import SaverOptions
+from bfrepo.storage.base import ObjectKind
+
+_MOST_PASSES: Final = 3
+_PUBLISH_S: Final = 60.0
+"""Snapshots of which little is new are made durable together: at a pack's worth of data, or after a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A snapshot of the source and its copy in the target."""
+
+    old: Snapshot
+    new_id: bytes
+    new: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPlan:
+    """What is to be copied, oldest first, and what the target has of the source, by the ID in the source.
+
+    `present` is the part of it that was asked for.
+    """
+
+    missing: dict[bytes, Snapshot]
+    present: dict[bytes, Copied]
+    copies: dict[bytes, Copied]
+
+
+@dataclass(slots=True)
+class CopyResult:
+    """What was copied, and what the target had: the ID there by that in the source. `read` is bytes of plaintext.
+
+    `failed` snapshots could not be read as a whole. Without `same_chunker` a file that is backed up to the target is
+    cut at other places than its copy there, so the two share little.
+    """
+
+    present: dict[bytes, bytes]
+    same_chunker: bool
+    copied: dict[bytes, bytes] = field(default_factory=dict)
+    failed: list[bytes] = field(default_factory=list)
+    stored: SaverStats = field(default_factory=SaverStats)
+    read: int = 0
+    duration_s: float = 0.0
+
+
+def plan_copy(source: Repository, target: Repository, ids: Collection[bytes], reporter: Reporter) -> CopyPlan:
+    """Compare the snapshots of both. Raises UsageError when they are one repository, ObjectNotFound."""
+    if source.id == target.id:
+        raise UsageError(
+            f"{source.location} and {target.location} are the same repository",
+            hint="copy to another one, which 'backupforge init --copy-chunker-from' makes",
+        )
+    mine = load_snapshots(source, on_error=lambda name, error: reporter.problem(b"", str(error)))
+    theirs = load_snapshots(target, on_error=lambda name, error: reporter.warn(b"", str(error)))
+    unknown = set(ids) - mine.keys()
+    if unknown:
+        raise ObjectNotFound(f"there is no snapshot {short_id(min(unknown))} in {source.location}")
+    copies = _find_copies(mine, theirs)
+    asked = {identifier: snapshot for identifier, snapshot in mine.items() if identifier in ids}
+    return CopyPlan(
+        missing={identifier: snapshot for identifier, snapshot in asked.items() if identifier not in copies},
+        present={identifier: copy for identifier, copy in copies.items() if identifier in asked},
+        copies=copies,
+    )
+
+
+def copy_snapshots(
+    source: Repository,
+    target: Repository,
+    ids: Collection[bytes],
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
+    on_copied: Callable[[bytes, bytes], None] = lambda old, new: None,
+) -> CopyResult:
+    """Copy snapshots that the target has not. `on_copied` is told both IDs of each when it is there.
+
+    A snapshot of which something cannot be read is reported and not copied, the others are. Raises UsageError when both
+    are one repository, ObjectNotFound, and Interrupted when `cancelled` says so; what was stored until then is kept.
+    """
+    begun, read_before = source.clock.monotonic(), reporter.progress.bytes_done
+    plan = plan_copy(source, target, ids, reporter)
+    result = CopyResult(
+        present={identifier: copy.new_id for identifier, copy in plan.present.items()},
+        same_chunker=(source.config.chunker, source.config.seed) == (target.config.chunker, target.config.seed),
+    )
+    reporter.progress.files_total = len(plan.missing)
+    if plan.missing:
+        _Run(source, target, result, reporter, cancelled, on_copied).copy(plan)
+    result.read = reporter.progress.bytes_done - read_before
+    result.duration_s = source.clock.monotonic() - begun
+    return result
+
+
+def _find_copies(mine: Mapping[bytes, Snapshot], theirs: Mapping[bytes, Snapshot]) -> dict[bytes, Copied]:
+    """What the target has of the source, by the ID in the source."""
+    known = {_identity(identifier, snapshot): identifier for identifier, snapshot in theirs.items()}
+    copies = {}
+    for identifier, snapshot in mine.items():
+        new_id = known.get(_identity(identifier, snapshot))
+        if new_id is not None:
+            copies[identifier] = Copied(snapshot, new_id, theirs[new_id])
+    return copies
+
+
+def _identity(identifier: bytes, snapshot: Snapshot) -> bytes:
+    """What a snapshot and its copies have in common, and no other snapshot has."""
+    return msgspec.msgpack.encode(
+        (
+            snapshot.original or identifier,
+            snapshot.time,
+            snapshot.hostname,
+            snapshot.username,
+            snapshot.paths,
+            snapshot.excludes,
+            snapshot.summary,
+        )
+    )
+
+
+class _Run:
+    """One run, in as many passes as it takes."""
+
+    def __init__(
+        self,
+        source: Repository,
+        target: Repository,
+        result: CopyResult,
+        reporter: Reporter,
+        cancelled: Callable[[], bool],
+        on_copied: Callable[[bytes, bytes], None],
+    ) -> None:
+        self.source = CopySource(source, reporter)
+        self.target = target
+        self.result = result
+        self.reporter = reporter
+        self.cancelled = cancelled
+        self.on_copied = on_copied
+
+    def copy(self, plan: CopyPlan) -> None:
+        """Copy what is missing.
+
+        Another pass is needed where a prune of the target was at work: it has deleted what this copy relied on, or was
+        about to, and what is known of the target no longer holds.
+        """
+        lost = 0
+        while plan.missing:
+            try:
+                with self._session(plan, trusts_copies=not lost) as session:
+                    session.copy()
+            except ContentLost:
+                lost += 1
+                if lost == _MOST_PASSES:
+                    raise
+            left = plan.missing.keys() - self.result.copied.keys() - set(self.result.failed)
+            plan = plan_copy(self.source.repository, self.target, left, Quiet())
+
+    @contextmanager
+    def _session(self, plan: CopyPlan, *, trusts_copies: bool) -> Iterator[_Session]:
+        """A session that is closed and counted; if it fails, the index in memory names nothing that was never stored
+        (INV-1).
+        """
+        try:
+            session = _Session(self, plan, trusts_copies=trusts_copies)
+            try:
+                yield session
+            finally:
+                session.saver.close()
+                _add(self.result.stored, session.saver.stats)
+        except BaseException:
+            self.target.forget_index()
+            raise
+
+
+class _Session:
+    """Copying by one view of the target's index."""
+
+    def __init__(self, run: _Run, plan: CopyPlan, *, trusts_copies: bool) -> None:
+        self._run = run
+        self._plan = plan
+        target, source = run.target, run.source
+        self._index = target.refresh_index()
+        whole = not distrust_missing_packs(target, run.reporter)
+        self._copies = _that_are_still_there(plan.copies, target)
+        config = target.config
+        self._storing = SaverOptions(config.compression, config.pack_size, native_threads())
+        self.saver = target.make_saver(self._storing)
+        self._blobs = BlobCopier(source, target, self.saver, run.reporter, run.cancelled)
+        self._trees = TreeCopier(
+            source, target, self.saver, self._blobs, run.reporter, run.cancelled, trusts_pairs=trusts_copies and whole
+        )
+        self._whole: list[tuple[bytes, Snapshot]] = []
+        self._last_stored = 0
+        self._last_published = target.clock.monotonic()
+
+    def copy(self) -> None:
+        """Copy what the plan says is missing, until what is known of the target's index no longer holds.
+
+        Raises ContentLost and Interrupted.
+        """
+        try:
+            for identifier, snapshot in self._plan.missing.items():
+                self._copy(identifier, snapshot)
+                if self._is_time() and not self._publish():
+                    return
+            self._publish()
+        except Interrupted as error:
+            with suppress(ContentLost):
+                self._publish()
+            kept = format_size(self.saver.stats.bytes_stored)
+            raise Interrupted(
+                str(error), hint=f"{kept} stored are kept: copy again, and it goes on from there"
+            ) from error
+
+    def _copy(self, identifier: bytes, snapshot: Snapshot) -> None:
+        """Copy what a snapshot needs."""
+        run = self._run
+        run.reporter.progress.current = b"snapshot " + short_id(identifier).encode()
+        tree = self._trees.copy(snapshot.tree, None if self._blobs.same_ids else self._nearest(snapshot))
+        if tree is None:
+            run.result.failed.append(identifier)
+            run.reporter.problem(
+                b"", f"snapshot {short_id(identifier)} of {snapshot.time} was not copied: not all of it can be read"
+            )
+            return
+        copy = msgspec.structs.replace(snapshot, tree=tree, original=snapshot.original or identifier)
+        self._copies[identifier] = Copied(snapshot, b"", copy)
+        self._whole.append((identifier, copy))
+
+    def _nearest(self, snapshot: Snapshot) -> Pair | None:
+        """The snapshot copied earlier that has most in common with this one, we hope, and its copy."""
+        near = self._copies.get(snapshot.parent)
+        if near is None:
+            paths, when = set(snapshot.paths), snapshot.when
+            same = [
+                each
+                for each in self._copies.values()
+                if each.old.hostname == snapshot.hostname and set(each.old.paths) == paths
+            ]
+            near = min(same, key=lambda each: abs(each.old.when - when), default=None)
+        return Pair(near.old.tree, near.new.tree) if near is not None else None
+
+    def _is_time(self) -> bool:
+        """Whether there is enough for packs of the usual size, or a while has passed."""
+        stored, now = self.saver.stats.bytes_stored, self._run.target.clock.monotonic()
+        return stored - self._last_stored >= self._storing.pack_size or now - self._last_published >= _PUBLISH_S
+
+    def _publish(self) -> bool:
+        """Make everything durable, then the snapshots that are whole. Whether the index is still as it was known."""
+        run = self._run
+        self.saver.flush()
+        known = self._index.objects | self.saver.index_objects
+        while self._whole and run.target.index is self._index:
+            identifier, copy = self._whole.pop(0)
+            copy.parent = self._new_id(copy.parent)
+            new_id = publish(run.target, copy, known, self._storing, reused=self._trees.reused)
+            self._copies[identifier] = Copied(self._plan.missing[identifier], new_id, copy)
+            run.result.copied[identifier] = new_id
+            run.reporter.progress.files_done += 1
+            run.on_copied(identifier, new_id)
+        self._last_stored, self._last_published = self.saver.stats.bytes_stored, run.target.clock.monotonic()
+        return run.target.index is self._index
+
+    def _new_id(self, old_id: bytes) -> bytes:
+        copy = self._copies.get(old_id)
+        return copy.new_id if copy is not None else b""
+
+
+def _that_are_still_there(copies: Mapping[bytes, Copied], target: Repository) -> dict[bytes, Copied]:
+    """Copies that were there before the index was read and are there now: all they need was in the index meanwhile."""
+    present = {bytes.fromhex(info.name) for info in target.backend.list(ObjectKind.SNAPSHOT)}
+    return {identifier: copy for identifier, copy in copies.items() if copy.new_id in present}
+
+
+def _add(total: SaverStats, more: SaverStats) -> None:
+    for each in dataclass_fields(SaverStats):
+        setattr(total, each.name, getattr(total, each.name) + getattr(more, each.name))
