@@ -21,7 +21,10 @@ _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotFilter:
-    """Keeps snapshots of one of `hosts`, with all tags of one of `tags`, and with all of `paths`; empty means any."""
+    """Keeps snapshots of one of `hosts`, with all tags of one of `tags`, and with all of `paths`; empty means any.
+
+    An empty set of tags in `tags` is for snapshots that have none.
+    """
 
     hosts: tuple[str, ...] = ()
     tags: tuple[frozenset[str], ...] = ()
@@ -31,7 +34,7 @@ class SnapshotFilter:
         """Whether the filter keeps it."""
         return (
             (not self.hosts or snapshot.hostname in self.hosts)
-            and (not self.tags or any(wanted <= set(snapshot.tags) for wanted in self.tags))
+            and (not self.tags or any(has_tags(snapshot, wanted) for wanted in self.tags))
             and set(self.paths) <= set(snapshot.paths)
         )
 
@@ -39,6 +42,11 @@ class SnapshotFilter:
         """Those that match, oldest first."""
         kept = [(identifier, each) for identifier, each in snapshots.items() if self.matches(each)]
         return dict(sorted(kept, key=lambda item: (item[1].when, item[0])))
+
+
+def has_tags(snapshot: Snapshot, wanted: frozenset[str]) -> bool:
+    """Whether a snapshot has all these tags; for an empty set whether it has none at all."""
+    return wanted <= set(snapshot.tags) if wanted else not snapshot.tags
 
 
 def find_snapshot(text: str, snapshots: Mapping[bytes, Snapshot], chosen: SnapshotFilter | None = None) -> bytes:
