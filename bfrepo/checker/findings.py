@@ -26,6 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from bfrepo.core.ids import short_id
+
 FindingKind: TypeAlias = Literal[
     "config-damaged",
     "key-damaged",
@@ -49,6 +51,26 @@ ObjectWord: TypeAlias = Literal["config", "key", "pack", "index", "snapshot", "c
 
 LISTED: Final = 20
 """How many IDs and paths a finding lists at most; it counts the others."""
+
+_NEXT: Final[dict[FindingKind, str]] = {
+    "config-damaged": "put a copy of 'config' in its place, from wherever there is a copy of this repository",
+    "key-damaged": "take it away with 'backupforge key remove {ids}', and add its password again",
+    "snapshot-damaged": "'backupforge repair snapshots --forget {ids}' moves it out of the repository",
+    "claim-damaged": "'backupforge repair snapshots' moves it out of the repository",
+    "index-damaged": "'backupforge repair index' makes it again from the packs; until then no backup can be made",
+    "index-wrong": "'backupforge repair index --read-all' puts it right",
+    "pack-missing": "put the file back, or else 'backupforge repair packs {ids}', then back up the same files again",
+    "pack-damaged": "'backupforge repair packs {ids}' saves what is intact in it; then back up the same files again",
+    "blob-damaged": "'backupforge repair packs {ids}' saves what is intact in it; then back up the same files again",
+    "blob-missing": "'backupforge repair index' looks for them in the packs; what it does not find a backup of the same"
+    " files stores again, or 'backupforge repair snapshots' makes new snapshots without it",
+    "tree-damaged": "'backupforge repair snapshots' makes a new snapshot without what is lost",
+    "unreadable": "look at the storage, and check again: what it does not give may well be whole",
+    "unknown-version": "use a newer backupforge: what this one does not know is not damaged",
+    "garbage": "a prune removes them",
+    "claim-left": "a prune removes them",
+}
+"""What to do about a finding; `{ids}` stands for the objects it is about."""
 
 _NOTES: Final = frozenset({"garbage", "claim-left", "pack-leaving"})
 
@@ -80,3 +102,9 @@ class Finding:
     @property
     def severity(self) -> Severity:
         return "note" if self.kind in _NOTES else "error"
+
+    @property
+    def hint(self) -> str | None:
+        """What to do next: mostly, the command that mends it."""
+        text = _NEXT.get(self.kind)
+        return text and text.format(ids=" ".join(map(short_id, self.object_ids)))

@@ -111,12 +111,16 @@ class Diagnosis:
     def _pack_findings(self, found: Mapping[Cause, Dependents]) -> list[Finding]:
         findings = []
         lost = Counter(self._lost.values())
-        leaving = self._inventory.leaving()
+        leaving, given_up = self._inventory.leaving(), self._inventory.given_up()
         for pack, (kind, text) in sorted(self._faults.items()):
             dependents = found.get(Cause("pack", pack))
             if kind == "pack-missing" and pack in leaving and dependents is None:
                 continue  # a prune deleted it, and nobody needs it
+            if pack in given_up:
+                continue  # a repair has dealt with it, and a prune is to delete it
             message = f"pack {short_id(pack)} {text}; {self._describe_loss(pack, lost[pack])}"
+            if dependents is None and (kind == "pack-missing" or lost[pack]):
+                message += ", none of which a snapshot lacks"
             findings.append(make_finding(kind, "pack", [pack], message, dependents))
         for pack in sorted(self._leaving):
             if dependents := found.get(Cause("pack", pack)):
@@ -133,8 +137,8 @@ class Diagnosis:
         if named is None:
             return "no index object names it"
         if pack in self._gone:
-            return f"it held {named.blobs:,} blobs"
-        return f"{lost:,} of its {named.blobs:,} blobs cannot be read" if lost else "every blob in it can still be read"
+            return f"it held {_blobs(named.blobs)}"
+        return f"{lost:,} of its {_blobs(named.blobs)} cannot be read" if lost else "every blob in it can still be read"
 
     def _index_findings(self, dependents: Dependents | None) -> list[Finding]:
         """What no index object names is put down to those that cannot be read, where there are any."""
@@ -148,9 +152,16 @@ class Diagnosis:
             ]
         if dependents is None:
             return []
-        blob_ids, count = sorted(self._unnamed), f"{len(self._unnamed):,}"
-        message = f"{count} blobs that snapshots need are in no pack that the index names"
+        blob_ids = sorted(self._unnamed)
+        one = len(blob_ids) == 1
+        message = (
+            f"{_blobs(len(blob_ids))} that snapshots need {'is' if one else 'are'} in no pack that the index names"
+        )
         return [make_finding("blob-missing", "blob", blob_ids, message, dependents)]
+
+
+def _blobs(number: int) -> str:
+    return f"{number:,} blob{'s' if number != 1 else ''}"
 
 
 def make_finding(

@@ -55,6 +55,10 @@ class Inventory:
         """Packs that are condemned or doomed."""
         return {pack.id for pack in self.index.table.packs() if pack.state is not PackState.LIVE}
 
+    def given_up(self) -> set[bytes]:
+        """Packs that a repair has given up: they are there, hold nothing by the index, and wait to be deleted."""
+        return {pack.id for pack in self.index.table.packs() if not pack.blobs and pack.state is not PackState.LIVE}
+
     def packs_of(self, blob_id: bytes) -> list[bytes]:
         """The packs that hold a blob, the one that is read first at the front."""
         table = self.index.table

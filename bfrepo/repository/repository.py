@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -70,8 +71,9 @@ class Repository:
     # --- index and blobs
 
     def refresh_index(self) -> Index:
-        """Read the index objects that are not known yet."""
-        self.index.refresh(self.index_names, self.read_index)
+        """Read the index objects that are not known yet. Raises DamagedObject with a hint how to mend it."""
+        with _hint_at_repair():
+            self.index.refresh(self.index_names, self.read_index)
         return self.index
 
     def forget_index(self) -> None:
@@ -81,7 +83,8 @@ class Repository:
     def fresh_index(self) -> Index:
         """The index as the storage has it now, independent of what was known before."""
         index = Index(self._cache)
-        index.refresh(self.index_names, self.read_index)
+        with _hint_at_repair():
+            index.refresh(self.index_names, self.read_index)
         return index
 
     def index_names(self) -> set[str]:
@@ -144,6 +147,16 @@ class Repository:
             )
         self.backend.delete(ObjectKind.KEY, name)
         return name
+
+
+@contextmanager
+def _hint_at_repair() -> Iterator[None]:
+    """Say with a damaged index object what to do about it."""
+    try:
+        yield
+    except DamagedObject as error:
+        error.hint = error.hint or "'backupforge repair index' makes it again from the packs"
+        raise
 
 
 def init_repository(

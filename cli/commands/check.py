@@ -59,8 +59,8 @@ def run(app: App, read_data: bool, read_data_subset: str | None, no_key: bool) -
         with app.open_repository() as repository, app.working(unit="items") as work:
             result = check(repository, options, work.display, work.cancelled)
     for finding in result.findings:
-        _report(app.output, finding)
-    app.output.line("summary", _summary_fields(result))
+        report_finding(app.output, finding)
+    app.output.line("summary", summary_fields(result))
     _show(app.output, result)
     return FAILED if result.errors else DONE
 
@@ -74,13 +74,14 @@ def _options(*, read_data: bool, subset: str | None) -> CheckOptions:
     return CheckOptions(read=Everything() if read_data else None)
 
 
-def _report(output: Output, finding: Finding) -> None:
+def report_finding(output: Output, finding: Finding) -> None:
     if output.as_json:
-        output.line(finding.severity, _finding_fields(finding))
+        output.line(finding.severity, finding_fields(finding))
         return
     style = output.error_style
     label = style.red("error:") if finding.severity == "error" else style.dim("note:")
-    output.complain([f"{label} {shown(finding.message)}", *_dependents(finding)])
+    hint = [f"  {style.dim('next:')} {finding.hint}"] if finding.hint else []
+    output.complain([f"{label} {shown(finding.message)}", *_dependents(finding), *hint])
 
 
 def _dependents(finding: Finding) -> Iterator[str]:
@@ -118,24 +119,25 @@ def _show(output: Output, result: CheckResult) -> None:
     output.say(f"Checked {', '.join(looked)}{read}, in {format_duration(result.duration_s)}")
     if result.errors:
         output.say(style.red(f"{_count(result.errors, 'error')} found"))
-        output.say("Nothing was changed. Keep a copy of the repository as it is, and restore what you need.")
+        output.say("Nothing was changed. Keep a copy of the repository as it is, and restore what you need. Then repair.")
     else:
         output.say(style.green("no errors found"))
 
 
-def _finding_fields(finding: Finding) -> dict[str, Any]:
+def finding_fields(finding: Finding) -> dict[str, Any]:
     return {
         "kind": finding.kind,
         "object": finding.object_kind,
         "ids": [each.hex() for each in finding.object_ids],
         "message": finding.message,
+        **({"hint": finding.hint} if finding.hint else {}),
         "snapshots": [{"id": each.id.hex(), "time": each.time} for each in finding.snapshots],
         "files": [path_fields(path) for path in finding.files],
         "files_count": finding.files_count,
     }
 
 
-def _summary_fields(result: CheckResult) -> dict[str, Any]:
+def summary_fields(result: CheckResult) -> dict[str, Any]:
     return {
         "num_errors": result.errors,
         "num_notes": len(result.findings) - result.errors,
