@@ -33,6 +33,8 @@ class _View:
     index: Index
     loader: Loader
     needed: dict[bytes, BlobKind]
+    claimed: set[bytes]
+    """What only claims need: it may be gone, and then the backup that claims it finds out, or is dead."""
 
     def packs(self, state: PackState) -> list[bytes]:
         return [pack.id for pack in self.index.table.packs() if pack.state is state]
@@ -110,9 +112,8 @@ class Prune:
         index = self._repository.fresh_index()
         loader = self._repository.make_loader(index)
         needed = {blob_id: kind for root in sorted(snapshots) for kind, blob_id in reachable(loader, root)}
-        for root in sorted(claims):
-            needed.update(_still_reachable(loader, root))
-        return _View(index, loader, needed)
+        claimed = {blob_id: kind for root in sorted(claims) for blob_id, kind in _still_reachable(loader, root)}
+        return _View(index, loader, claimed | needed, claimed.keys() - needed.keys())
 
     def _claims(self) -> set[bytes]:
         if self._faults.ignores_claims:
@@ -212,7 +213,11 @@ class Prune:
         try:
             for blob_id in wanted:
                 kind = view.needed[blob_id]
-                saver.save(kind, view.loader.load(kind, blob_id))
+                try:
+                    saver.save(kind, view.loader.load(kind, blob_id))
+                except DamagedObject:
+                    if blob_id not in view.claimed:
+                        raise
             saver.flush()
         finally:
             saver.close()

@@ -80,7 +80,7 @@ class Run:
         """Run until all are done, or `choose` gives None."""
         for actor in self.actors:
             thread = threading.Thread(target=self._live, args=(actor,), name=actor.name, daemon=True)
-            _owners[thread] = actor
+            belongs_to(thread, actor)
             thread.start()
             self._stopped.acquire()
         while waiting := [number for number, actor in enumerate(self.actors) if not actor.done]:
@@ -118,11 +118,19 @@ class Run:
             actor.error = error
         finally:
             actor.done = True
-            _owners.pop(threading.current_thread(), None)
+            belongs_to(threading.current_thread(), None)
             self._stopped.release()
 
 
 _owners: dict[threading.Thread, Actor] = {}
+
+
+def belongs_to(thread: threading.Thread, actor: Actor | None) -> None:
+    """What the thread does is done by this actor, and what its threads do; by nobody when it is at its end."""
+    if actor is None:
+        _owners.pop(thread, None)
+    else:
+        _owners[thread] = actor
 
 
 def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
