@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from bfrepo.core.errors import InvalidValue
 
@@ -12,6 +13,8 @@ GIB = 1 << 30
 TIB = 1 << 40
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?\s*", re.IGNORECASE)
+_SPAN = re.compile(r"\s*(\d{1,6})\s*([smhdw])\s*", re.IGNORECASE)
+_SPAN_UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _FACTOR = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB, "p": TIB << 10}
 
 
@@ -27,6 +30,16 @@ def parse_size(text: str) -> int:
         return int(float(match[1]) * _FACTOR[match[2].lower()])
     except OverflowError as error:
         raise InvalidValue(f"{text[:40]}... is too large for a size") from error
+
+
+def parse_span(text: str) -> timedelta:
+    """A time span of one unit: "90s", "30m", "12h", "7d", "2w"; "0" for none. Raises InvalidValue for anything else."""
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        if text.strip() == "0":
+            return timedelta(0)
+        raise InvalidValue(f"{text!r} is not a time span", hint="write a number with s, m, h, d or w, such as 12h")
+    return timedelta(**{_SPAN_UNIT[match[2].lower()]: int(match[1])})
 
 
 def format_size(size: float) -> str:

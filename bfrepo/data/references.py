@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
-from bfrepo.core.errors import BackupForgeError
-from bfrepo.core.ids import BlobKind
+import msgspec
+
+from bfrepo.core.errors import MALFORMED, BackupForgeError, DamagedObject
+from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
 from bfrepo.core.protocols import BlobLoader
 from bfrepo.data.node import Node
 from bfrepo.data.records import load_records, record_blobs, split_ids
-from bfrepo.data.tree import load_tree_blobs
+from bfrepo.data.tree import TREE_VERSION, load_tree_blobs, refuse_newer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +78,59 @@ def reachable(loader: BlobLoader, root: bytes) -> Iterator[tuple[BlobKind, bytes
                 yield BlobKind.TREE, blob_id
             for blob_id in content_ids(loader, node):
                 yield BlobKind.DATA, blob_id
+
+
+class _Reference(
+    msgspec.Struct, gc=False, rename={"content": "o", "depth": "O", "holes": "h", "holes_depth": "H", "subtree": "e"}
+):
+    """What a node refers to; see bfrepo/data/node.py."""
+
+    content: bytes = b""
+    depth: int = 0
+    holes: bytes = b""
+    holes_depth: int = 0
+    subtree: bytes = b""
+
+
+class _References(msgspec.Struct, array_like=True, gc=False):
+    version: int
+    nodes: list[_Reference]
+    parts: bytes = b""
+
+
+_decode: Final = msgspec.msgpack.Decoder(_References).decode
+
+
+@dataclass(frozen=True, slots=True)
+class TreeReferences:
+    """What a tree blob refers to, IDs one behind the other; the parts of a large directory are trees, too.
+
+    `lists` are long lists that are kept in blobs of their own: what the node holds of them, their depth, and whether
+    they are lists of blobs (else of holes).
+    """
+
+    data: bytes
+    trees: bytes
+    lists: list[tuple[bytes, int, bool]]
+
+
+def tree_references(tree_id: bytes, data: bytes) -> TreeReferences:
+    """What one tree blob refers to, without the rest of its nodes, which takes a fraction of the time.
+
+    Raises DamagedObject, and UnsupportedFormat for a newer version.
+    """
+    try:
+        tree = _decode(data)
+    except (msgspec.MsgspecError, *MALFORMED) as error:
+        refuse_newer(tree_id, data)
+        raise DamagedObject(f"tree {short_id(tree_id)}: does not decode: {error}") from error
+    if tree.version != TREE_VERSION:
+        refuse_newer(tree_id, data)
+    nodes = tree.nodes
+    found = b"".join([node.content for node in nodes if not node.depth])
+    trees = b"".join([node.subtree for node in nodes])
+    lists = [(node.content, node.depth, True) for node in nodes if node.depth]
+    lists += [(node.holes, node.holes_depth, False) for node in nodes if node.holes_depth]
+    if (len(found) | len(trees) | len(tree.parts)) % ID_SIZE:
+        raise DamagedObject(f"tree {short_id(tree_id)}: it refers to something that is no ID")
+    return TreeReferences(found, trees + tree.parts, lists)

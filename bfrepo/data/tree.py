@@ -19,7 +19,7 @@ import msgspec
 
 from bfrepo.core.errors import MALFORMED, DamagedObject, UnsupportedFormat
 from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
-from bfrepo.core.protocols import BlobLoader, BlobSaver
+from bfrepo.core.protocols import BlobLoader, BlobSaver, Buffer
 from bfrepo.data.node import Node
 from bfrepo.data.records import split_ids
 
@@ -71,23 +71,28 @@ def load_tree_blobs(loader: BlobLoader, tree_id: bytes) -> tuple[list[Node], lis
         if further:
             raise DamagedObject(f"tree {short_id(tree_id)}: its part {short_id(part_id)} has parts of its own")
         nodes.extend(more)
-    _check_nodes(tree_id, nodes)
+    check_nodes(tree_id, nodes)
     return nodes, part_ids
 
 
-def decode_tree(tree_id: bytes, data: bytes) -> tuple[list[Node], list[bytes]]:
+def encode_tree(nodes: list[Node], parts: bytes) -> bytes:
+    """One tree blob, of nodes or of the IDs of parts."""
+    return _encode(_Tree(TREE_VERSION, nodes, parts))
+
+
+def decode_tree(tree_id: bytes, data: Buffer) -> tuple[list[Node], list[bytes]]:
     """The nodes and the part IDs in one tree blob, checked but for the order across parts."""
     try:
         tree = _decode(data)
     except (msgspec.MsgspecError, *MALFORMED) as error:
-        _refuse_newer(tree_id, data)
+        refuse_newer(tree_id, data)
         raise DamagedObject(f"tree {short_id(tree_id)}: does not decode: {error}") from error
     if tree.version != TREE_VERSION:
         raise UnsupportedFormat(f"tree {short_id(tree_id)}: version {tree.version} is not known to this program")
     return tree.nodes, split_ids(tree.parts)
 
 
-def _refuse_newer(tree_id: bytes, data: bytes) -> None:
+def refuse_newer(tree_id: bytes, data: Buffer) -> None:
     """Raise UnsupportedFormat if what does not decode says that it is of another version."""
     with suppress(msgspec.MsgspecError, *MALFORMED):
         version = msgspec.msgpack.decode(data, type=_Version).version
@@ -95,7 +100,7 @@ def _refuse_newer(tree_id: bytes, data: bytes) -> None:
             raise UnsupportedFormat(f"tree {short_id(tree_id)}: version {version} is not known to this program")
 
 
-def _check_nodes(tree_id: bytes, nodes: list[Node]) -> None:
+def check_nodes(tree_id: bytes, nodes: list[Node]) -> None:
     """Refuse names that are unsafe in a path, unsorted or doubled, and directories without a tree.
 
     In bulk, as this runs for every file of a snapshot.

@@ -28,8 +28,10 @@ class Index:
         self.revoked: set[bytes] = set()
         self._cache = cache
 
-    def refresh(self, listing: Callable[[], set[str]], read: ReadIndex) -> None:
+    def refresh(self, listing: Callable[[], set[str]], read: ReadIndex, *, remember: bool = True) -> None:
         """Take in the index objects that are listed and not known yet, through the cache where there is one.
+
+        Unless `remember` is set the cache stays as it is: for whoever looks again and again.
 
         Objects are merged by writing the new one before the old ones go: a reader that meets one that is gone lists
         again. Where an object that was taken in earlier is gone, so may be packs it named, and everything is read anew.
@@ -37,13 +39,13 @@ class Index:
         for _ in range(_MOST_LISTINGS):
             present = listing()
             try:
-                self._take_in(present, read)
+                self._take_in(present, read, remember=remember)
             except StorageObjectMissing:
                 continue
             return
         raise StorageError("index objects keep disappearing while they are read", hint="try again in a while")
 
-    def _take_in(self, present: set[str], read: ReadIndex) -> None:
+    def _take_in(self, present: set[str], read: ReadIndex, *, remember: bool) -> None:
         if not self.objects <= present:
             self._clear()
         if not self.objects:
@@ -51,7 +53,7 @@ class Index:
         new = present - self.objects
         for name, content in read(sorted(new)):
             self.add(name, content)
-        if new:
+        if new and remember:
             self._save_cache()
         self.apply_flags()
 

@@ -149,6 +149,44 @@ class BlobTable:
         values = [first] if first is not None and first != _RESERVED else []
         return [BlobPlace(*_PLACE.unpack(value)) for value in values + self._copies.get(blob_id, [])]
 
+    def position(self, blob_id: bytes) -> int:
+        """The blob's number in this table, which it keeps for as long as the table lives. Raises KeyError."""
+        number: int = self._blobs.k_to_idx(blob_id)
+        return number
+
+    def at(self, position: int) -> tuple[bytes, BlobPlace]:
+        """The blob with that number, and the place that is used."""
+        blob_id, value = self._blobs.idx_to_kv(position)
+        return blob_id, BlobPlace(*_PLACE.unpack(value))
+
+    def places_at(self, positions: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """The frame and the size of each blob by its number, at the place that is used."""
+        pair, unpack = self._blobs.idx_to_kv, _PLACE.unpack
+        for position in positions:
+            frame, _, size = unpack(pair(position)[1])
+            yield frame, size
+
+    def duplicated(self) -> list[bytes]:
+        """The blobs that are in several places."""
+        return list(self._copies)
+
+    def use_copy(self, blob_id: bytes, place: BlobPlace) -> None:
+        """Use this one of the blob's copies from now on."""
+        current, wanted = self._blobs[blob_id], _PLACE.pack(place.frame, place.offset, place.size)
+        if current != wanted:
+            values = self._copies[blob_id]
+            values[values.index(wanted)] = current
+            self._blobs[blob_id] = wanted
+
+    @property
+    def frames(self) -> int:
+        """How many frames there are: their numbers are below it."""
+        return len(self._frame_packs)
+
+    def frame_sizes(self, frames: range) -> tuple[Sequence[int], Sequence[int]]:
+        """Of frames that follow one another: bytes they take in their packs, and bytes of plaintext."""
+        return self._frame_stored[frames.start : frames.stop], self._frame_plain[frames.start : frames.stop]
+
     def frame(self, number: int) -> FramePlace:
         """Where a frame is."""
         pack = self._frame_packs[number]

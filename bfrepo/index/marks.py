@@ -1,0 +1,81 @@
+"""Which blobs are needed: a byte for each blob of a table, by its number there, never a set of IDs.
+
+Ten million blobs take ten megabytes. Why a blob is needed is kept apart, because what only a claim needs may be out of
+reach (its backup finds that out for itself), while what a snapshot needs may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from bfrepo.core.ids import ID_SIZE
+from bfrepo.index.table import BlobTable
+
+BY_SNAPSHOT: Final = 1
+"""A snapshot needs the blob."""
+BY_CLAIM: Final = 2
+"""A backup that is about to write its snapshot needs it."""
+_WALKED_SHIFT: Final = 2  # the same two bits again: all that a tree refers to was marked for this reason
+_NEEDED: Final = bytes(1 if value & (BY_SNAPSHOT | BY_CLAIM) else 0 for value in range(256))
+
+
+class Marks:
+    """The marks of the blobs of `table`. Used by one thread at a time."""
+
+    def __init__(self, table: BlobTable) -> None:
+        self.table = table
+        self._marks = bytearray(len(table))
+
+    def mark(self, packed_ids: bytes, why: int) -> list[bytes]:
+        """Mark blobs, whose IDs lie one behind the other; gives back those that the table does not know."""
+        self._grow()
+        marks, position, missing = self._marks, self.table.position, []
+        for at in range(0, len(packed_ids), ID_SIZE):
+            blob_id = packed_ids[at : at + ID_SIZE]
+            try:
+                marks[position(blob_id)] |= why
+            except KeyError:
+                missing.append(blob_id)
+        return missing
+
+    def is_needed(self, blob_id: bytes) -> bool:
+        """Whether anybody needs the blob."""
+        return self.why(blob_id) != 0
+
+    def why(self, blob_id: bytes) -> int:
+        """BY_SNAPSHOT, BY_CLAIM, both or 0."""
+        try:
+            position = self.table.position(blob_id)
+        except KeyError:
+            return 0
+        return self._marks[position] & (BY_SNAPSHOT | BY_CLAIM) if position < len(self._marks) else 0
+
+    def begin_walk(self, blob_id: bytes, why: int) -> int:
+        """Mark a tree that is about to be walked: its number, or -1 if it was walked before. Raises KeyError.
+
+        What was walked for a snapshot need not be walked for a claim, but the other way round it must be.
+        """
+        self._grow()
+        position = self.table.position(blob_id)
+        walked = self._marks[position] >> _WALKED_SHIFT
+        if walked & (why | BY_SNAPSHOT):
+            return -1
+        self._marks[position] |= why | why << _WALKED_SHIFT
+        return position
+
+    def needed(self) -> Iterator[int]:
+        """The numbers of all blobs that anybody needs, ascending."""
+        flags = self._marks.translate(_NEEDED)
+        find, at = flags.find, -1
+        while (at := find(1, at + 1)) >= 0:
+            yield at
+
+    def count(self) -> int:
+        """How many blobs anybody needs."""
+        return self._marks.translate(_NEEDED).count(1)
+
+    def _grow(self) -> None:
+        """Blobs may have been added to the table since."""
+        if len(self._marks) < len(self.table):
+            self._marks.extend(bytes(len(self.table) - len(self._marks)))

@@ -1,0 +1,153 @@
+"""What a look at the repository shows: who needs what, what the index says, and which packs there are.
+
+The order is part of the protocol (docs/format.md, "Living together"): claims, snapshots, index, packs. Looks add up, so
+that the next one walks only trees that are new: what a snapshot needs that is forgotten meanwhile stays marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageError, StorageObjectMissing
+from bfrepo.core.progress import Progress
+from bfrepo.data.snapshot import decode_claim, decode_snapshot
+from bfrepo.index.marks import BY_CLAIM, BY_SNAPSHOT, Marks
+from bfrepo.operations.marking import Marker
+from bfrepo.repository.inventory import list_packs
+from bfrepo.repository.loader import Loader
+from bfrepo.repository.prune import Weights
+from bfrepo.repository.repository import Repository
+from bfrepo.storage.base import ObjectKind
+
+CLAIM_LAPSES: Final = timedelta(days=7)
+"""A claim of a backup that died keeps what it needs for so long.
+
+Safety does not rest on it: a backup that finds its own claim gone looks whether its snapshot is whole.
+"""
+
+_MOST_LISTINGS: Final = 20
+
+
+class Observer:
+    """Looks, again and again, and remembers. Used by one thread.
+
+    With `removes_claims` claims that have lapsed, or that nobody can read, are removed before they are ignored: then
+    their backup, should it still run, notices.
+    """
+
+    def __init__(
+        self, repository: Repository, progress: Progress, cancelled: Callable[[], bool], *, removes_claims: bool
+    ) -> None:
+        self._repository = repository
+        self._progress = progress
+        self._cancelled = cancelled
+        self._removes_claims = removes_claims
+        self.index = repository.fresh_index()
+        self.marks = Marks(self.index.table)
+        self.loader: Loader = repository.make_loader(self.index)
+        self.stored: dict[bytes, int] = {}
+        self._snapshots: dict[str, bytes] = {}
+        self._claims: dict[str, bytes] = {}
+
+    @property
+    def snapshots(self) -> int:
+        """How many snapshots were there at the last look."""
+        return len(self._snapshots)
+
+    def look(self) -> None:
+        """Take in what is new.
+
+        Raises DamagedObject or UnsupportedFormat for a snapshot, or an index object, that cannot be read, or something
+        that a snapshot needs; StorageError when anything cannot be listed; Interrupted.
+        """
+        claims = self._list_claims()
+        snapshots = self._list_snapshots()
+        self.read_index()
+        self.stored = list_packs(self._repository)
+        if self.index.table is not self.marks.table:  # others joined index objects: it was read anew
+            self.marks = Marks(self.index.table)
+            self.loader = self._repository.make_loader(self.index)
+        marker = Marker(self.marks, self.loader, self._repository.blob_hash, self._progress, self._cancelled)
+        marker.mark(snapshots, BY_SNAPSHOT)
+        marker.mark(claims, BY_CLAIM)
+
+    def read_index(self) -> None:
+        """Take in the index as it is now."""
+        self.index.refresh(self._index_names, self._repository.read_index, remember=False)
+
+    def lost_packs(self, weights: Weights) -> list[bytes]:
+        """The packs that a snapshot needs, and no other has it, and that are not there."""
+        missing = {pack.id for pack in weights.packs if pack.needed and not pack.size}
+        if not missing:
+            return []
+        lost = set()
+        for position in self.marks.needed():
+            blob_id, place = self.index.table.at(position)
+            pack = self.index.table.pack_of(place.frame)
+            if pack in missing and self.marks.why(blob_id) & BY_SNAPSHOT:
+                lost.add(pack)
+        return sorted(lost)
+
+    def _index_names(self) -> set[str]:
+        """The index objects, by two listings that agree.
+
+        During one listing others may join objects, and it may show neither the old nor the new one.
+        """
+        names = self._repository.index_names()
+        for _ in range(_MOST_LISTINGS):
+            before, names = names, self._repository.index_names()
+            if names == before:
+                return names
+        raise StorageError(f"the index of {self._repository.location} keeps changing", hint="try again in a while")
+
+    def _list_snapshots(self) -> list[bytes]:
+        """The trees of all snapshots there are."""
+        names = {info.name for info in self._repository.backend.list(ObjectKind.SNAPSHOT)}
+        if self._snapshots and not names:
+            raise StorageError(
+                f"{self._repository.location} shows no snapshot any more, and had {len(self._snapshots)} a moment ago",
+                hint="if somebody has removed them all, run it again",
+            )
+        known = {name: tree for name, tree in self._snapshots.items() if name in names}
+        for name, content in self._repository.objects.load_many(ObjectKind.SNAPSHOT, sorted(names - known.keys())):
+            if isinstance(content, StorageObjectMissing):
+                continue  # forgotten by somebody since it was listed
+            if isinstance(content, BackupForgeError):
+                raise content
+            known[name] = decode_snapshot(content, name=name).tree
+        self._snapshots = known
+        return list(known.values())
+
+    def _list_claims(self) -> list[bytes]:
+        """The trees of all claims there are."""
+        names = {info.name for info in self._repository.backend.list(ObjectKind.CLAIM)}
+        known = {name: tree for name, tree in self._claims.items() if name in names}
+        for name, content in self._repository.objects.load_many(ObjectKind.CLAIM, sorted(names - known.keys())):
+            if isinstance(content, StorageObjectMissing):
+                continue  # its backup is done, and its snapshot is listed next
+            tree = self._read_claim(name, content)
+            if tree is not None:
+                known[name] = tree
+        self._claims = known
+        return list(known.values())
+
+    def _read_claim(self, name: str, content: bytes | BackupForgeError) -> bytes | None:
+        """A claim's tree, or None if it is not to be kept. Raises UnsupportedFormat and StorageError."""
+        try:
+            if isinstance(content, BackupForgeError):
+                raise content
+            claim = decode_claim(content, name=name)
+        except DamagedObject:
+            self._drop_claim(name)
+            return None
+        if self._repository.clock.now() - datetime.fromisoformat(claim.time) > CLAIM_LAPSES:
+            self._drop_claim(name)
+            return None
+        return claim.tree
+
+    def _drop_claim(self, name: str) -> None:
+        """Remove a claim, durably, before anything is done that it forbids."""
+        if self._removes_claims:
+            self._repository.backend.delete(ObjectKind.CLAIM, name)

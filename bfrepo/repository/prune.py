@@ -1,0 +1,393 @@
+"""What a prune would do: which packs stay, which go and when, and what is worth copying. Nothing is changed here.
+
+    live       needed in part      repacked if that gains enough for what it moves, else kept
+               not needed          condemned: it goes when the grace time is over
+    condemned  needed              the condemnations are taken back
+               not needed          deleted once the grace time is over (doomed first, then looked at again)
+    doomed     needed              a prune died before it looked: what is needed is copied out, then it is deleted
+               not needed          deleted, by whoever finds it
+    unnamed    in no index object: left by a crash, or a backup is writing them right now; as if not needed
+
+A blob that lies in several packs is needed in one of them: a live one that is there, and of these the one with most
+other use. All sizes are bytes as stored; the used part of a frame is its share by plaintext. docs/format.md ("Living
+together") says why the steps make this safe; bfrepo/operations/prune.py takes them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from bfrepo.core.errors import InvalidValue
+from bfrepo.core.ids import BlobKind
+from bfrepo.core.units import parse_size
+from bfrepo.index.format import PackFlag, PackState
+from bfrepo.index.marks import Marks
+from bfrepo.index.table import BlobTable, PackInfo
+
+_PARTIAL_COST: Final = 3.0
+"""How many times dearer it is to compress a byte anew than to move it as it is (zstd level 3, and AES)."""
+
+_SMALL_PACKS: Final = 32
+"""So many packs of less than a quarter of the usual size, of one kind, are joined: each costs requests and entries."""
+
+_UNSOUND_RANK: Final = 3
+_MISSING_RANK: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedLimit:
+    """How much may stay that nobody needs: `percent` of the repository's size, or `size` bytes; neither: anything."""
+
+    percent: float | None = None
+    size: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> UnusedLimit:
+        """From "5%", "10G" or "unlimited". Raises InvalidValue."""
+        if text == "unlimited":
+            return cls()
+        if not text.endswith("%"):
+            return cls(size=parse_size(text))
+        try:
+            percent = float(text[:-1])
+        except ValueError:
+            percent = -1
+        if not 0 <= percent < 100:
+            raise InvalidValue(f"{text!r} is not a percentage from 0% to 99%")
+        return cls(percent=percent)
+
+    def allowed(self, used: int) -> float:
+        """Bytes that may stay unused beside `used` bytes."""
+        if self.size is not None:
+            return self.size
+        if self.percent is not None:
+            return used * self.percent / (100 - self.percent)
+        return float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneLimits:
+    """What a plan goes by. `grace` is how long a condemned pack stays, `most_repacked` is in bytes."""
+
+    grace: timedelta
+    max_unused: UnusedLimit
+    max_repacked: int | None
+    pack_size: int
+    now: datetime
+
+
+@dataclass(slots=True)
+class PackUse:
+    """How much of a pack is needed. `size` is what the storage has, 0 if it is not there.
+
+    `used` counts what is needed here, `duplicate` what is needed and kept elsewhere, `partial` the used bytes in frames
+    that are used in part.
+    """
+
+    id: bytes
+    size: int
+    kind: BlobKind
+    state: PackState
+    frames: range
+    used: int = 0
+    duplicate: int = 0
+    partial: int = 0
+    needed: bool = False
+    sound: bool = True
+
+    @property
+    def unused(self) -> int:
+        """Bytes that a copy of what is used would not take."""
+        return max(self.size - self.used, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What is needed, pack by pack. `unnamed` are the packs that no index object names, with their sizes."""
+
+    packs: list[PackUse]
+    unnamed: dict[bytes, int]
+    frame_used: array[int]
+    """Bytes of plaintext that are needed of each frame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunePlan:
+    """What is to be done, in the order in which it is done.
+
+    `revive` are condemned packs that are needed, `rescue` doomed ones, `delete` goes now, `condemn` later, `repack` is
+    copied and then goes too. `waiting` are condemned and within their grace time. `vanished` are named by the index and
+    neither there nor needed; of these nobody has doomed those in `bury`. `suspicious` have not their right size.
+    """
+
+    total_size: int
+    used: int
+    duplicate: int
+    unused: int
+    packs: int
+    revive: tuple[bytes, ...] = ()
+    rescue: tuple[PackUse, ...] = ()
+    delete: Mapping[bytes, int] = field(default_factory=dict)
+    condemn: Mapping[bytes, int] = field(default_factory=dict)
+    repack: tuple[PackUse, ...] = ()
+    waiting: Mapping[bytes, int] = field(default_factory=dict)
+    vanished: frozenset[bytes] = frozenset()
+    bury: frozenset[bytes] = frozenset()
+    suspicious: tuple[bytes, ...] = ()
+
+    @property
+    def repack_size(self) -> int:
+        """Bytes of packs that are repacked."""
+        return sum(pack.size for pack in self.repack)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that are copied, by what they take now."""
+        return sum(pack.used for pack in (*self.repack, *self.rescue))
+
+    @property
+    def delete_size(self) -> int:
+        """Bytes that go at once, before anything is copied."""
+        return sum(self.delete.values())
+
+    @property
+    def condemn_size(self) -> int:
+        """Bytes that go after the grace time."""
+        return sum(self.condemn.values())
+
+    @property
+    def waiting_size(self) -> int:
+        """Bytes that go when the grace time is over."""
+        return sum(self.waiting.values())
+
+    @property
+    def size_after(self) -> int:
+        """About how much there is when all of it is gone: also what waits for its grace time."""
+        gained = sum(pack.unused for pack in (*self.repack, *self.rescue))
+        return self.total_size - self.delete_size - self.condemn_size - self.waiting_size - gained
+
+    def changes_anything(self) -> bool:
+        """Whether there is anything to do now."""
+        return bool(self.revive or self.rescue or self.delete or self.condemn or self.repack or self.vanished)
+
+
+def weigh(table: BlobTable, marks: Marks, stored: Mapping[bytes, int]) -> Weights:
+    """How much of each pack is needed. `stored` are the packs there are, with their sizes.
+
+    Changes which copy of a blob the table uses: from then on the best one.
+    """
+    packs = [_pack_use(pack, stored.get(pack.id)) for pack in table.packs()]
+    ranks = {pack.id: _rank(pack) for pack in packs}
+    used = array("I", bytes(4 * table.frames))
+    many = [blob_id for blob_id in table.duplicated() if marks.is_needed(blob_id)]
+    for frame, size in table.places_at(marks.needed()):
+        used[frame] += size or 1  # even an empty blob must be found again
+    duplicates = _choose_copies(table, many, used, ranks)
+    for pack in packs:
+        _weigh_pack(pack, table, used, duplicates)
+    named = {pack.id for pack in packs}
+    return Weights(packs, {pack: size for pack, size in stored.items() if pack not in named}, used)
+
+
+def _pack_use(pack: PackInfo, stored: int | None) -> PackUse:
+    return PackUse(pack.id, stored or 0, pack.kind, pack.state, pack.frames, sound=stored == pack.size)
+
+
+def _rank(pack: PackUse) -> int:
+    """How little one may rely on the pack: as its state says; least where it is not as it was written, or not there."""
+    if not pack.sound:
+        return _UNSOUND_RANK if pack.size else _MISSING_RANK
+    return pack.state
+
+
+def _choose_copies(
+    table: BlobTable, blob_ids: Sequence[bytes], used: array[int], ranks: Mapping[bytes, int]
+) -> dict[int, int]:
+    """Of each blob that is in several places use the best; bytes of plaintext in each frame that are duplicates."""
+    duplicates: dict[int, int] = {}
+    weight: dict[bytes, int] = {}
+    for blob_id in blob_ids:
+        current = table.place(blob_id)
+        used[current.frame] -= current.size or 1
+    for blob_id in blob_ids:
+        places = table.copies(blob_id)
+        best = min(places, key=lambda place: _preference(table.pack_of(place.frame), ranks, weight, table, used))
+        table.use_copy(blob_id, best)
+        used[best.frame] += best.size or 1
+        weight[table.pack_of(best.frame)] = weight.get(table.pack_of(best.frame), 0) + best.size
+        for place in places:
+            if place != best:
+                duplicates[place.frame] = duplicates.get(place.frame, 0) + place.size
+    return duplicates
+
+
+def _preference(
+    pack_id: bytes, ranks: Mapping[bytes, int], weight: dict[bytes, int], table: BlobTable, used: array[int]
+) -> tuple[int, int, bytes]:
+    if pack_id not in weight:
+        pack = table.pack(pack_id)
+        weight[pack_id] = sum(used[pack.frames.start : pack.frames.stop]) if pack else 0
+    return ranks[pack_id], -weight[pack_id], pack_id
+
+
+def _weigh_pack(pack: PackUse, table: BlobTable, used: array[int], duplicates: Mapping[int, int]) -> None:
+    stored, plain = table.frame_sizes(pack.frames)
+    mine = used[pack.frames.start : pack.frames.stop]
+    pack.needed = any(mine)
+    if pack.needed and mine == plain:
+        pack.used = pack.size
+        return
+    for number, stored_size, plain_size, used_size in zip(pack.frames, stored, plain, mine, strict=True):
+        share = stored_size / max(plain_size, 1)
+        if used_size:
+            pack.used += round(used_size * share)
+            pack.partial += round(used_size * share) if used_size != plain_size else 0
+        if number in duplicates:
+            pack.duplicate += round(duplicates[number] * share)
+    frames = max(sum(stored), 1)
+    pack.used = min(round(pack.used * max(pack.size / frames, 1)), pack.size)  # with its share of head and directory
+
+
+def wanted_after_all(weights: Weights, table: BlobTable, marks: Marks) -> set[bytes]:
+    """The packs that may not be deleted: each that holds a needed blob of which no live pack has a copy."""
+    live = {pack.id for pack in weights.packs if pack.state is PackState.LIVE and pack.sound}
+    wanted = {pack.id for pack in weights.packs if pack.needed}
+    for blob_id in table.duplicated():
+        packs = {table.pack_of(place.frame) for place in table.copies(blob_id)}
+        if not packs & live and marks.is_needed(blob_id):
+            wanted |= packs
+    return wanted
+
+
+def make_plan(weights: Weights, flags: Mapping[bytes, Sequence[PackFlag]], limits: PruneLimits) -> PrunePlan:
+    """What to do. `flags` are those that are not taken back, by pack."""
+    work = _Planning(flags, limits)
+    for pack in weights.packs:
+        work.place(pack)
+    for pack_id, size in weights.unnamed.items():
+        work.place_unneeded(pack_id, size, _state_of(flags.get(pack_id, ())))
+    kept = work.kept
+    repack = _choose_repacks(kept, limits)
+    everything = [pack for pack in weights.packs if pack.size]
+    used = sum(pack.used for pack in everything)
+    duplicate = sum(pack.duplicate for pack in everything)
+    total = sum(pack.size for pack in everything) + sum(weights.unnamed.values())
+    return PrunePlan(
+        total_size=total, used=used, duplicate=duplicate, unused=max(total - used - duplicate, 0),
+        packs=len(everything) + len(weights.unnamed), revive=tuple(work.revive), rescue=tuple(work.rescue),
+        delete=work.delete, condemn=work.condemn, repack=tuple(repack), waiting=work.waiting,
+        vanished=frozenset(work.vanished), bury=frozenset(work.bury),
+        suspicious=tuple(pack.id for pack in kept if not pack.sound),
+    )  # fmt: skip
+
+
+class _Planning:
+    """Puts each pack where it belongs."""
+
+    def __init__(self, flags: Mapping[bytes, Sequence[PackFlag]], limits: PruneLimits) -> None:
+        self._flags = flags
+        self._limits = limits
+        self.kept: list[PackUse] = []
+        self.revive: list[bytes] = []
+        self.rescue: list[PackUse] = []
+        self.delete: dict[bytes, int] = {}
+        self.condemn: dict[bytes, int] = {}
+        self.waiting: dict[bytes, int] = {}
+        self.vanished: set[bytes] = set()
+        self.bury: set[bytes] = set()
+
+    def place(self, pack: PackUse) -> None:
+        """A pack that the index names."""
+        if not pack.size:
+            if not pack.needed:
+                self.vanished.add(pack.id)
+                if pack.state is not PackState.DOOMED:
+                    self.bury.add(pack.id)
+            return
+        if not pack.needed:
+            self.place_unneeded(pack.id, pack.size, pack.state)
+        elif pack.state is PackState.DOOMED:
+            self.rescue.append(pack)
+        else:
+            self.kept.append(pack)
+            if pack.state is PackState.CONDEMNED:
+                self.revive.append(pack.id)
+
+    def place_unneeded(self, pack_id: bytes, size: int, state: PackState) -> None:
+        """A pack that nobody needs."""
+        flags = self._flags.get(pack_id, ())
+        if state is PackState.DOOMED or not self._limits.grace or is_over(flags, self._limits):
+            self.delete[pack_id] = size
+        elif state is PackState.LIVE or not _has_begun(flags, self._limits.now):
+            self.condemn[pack_id] = size
+        else:
+            self.waiting[pack_id] = size
+
+
+def is_over(flags: Iterable[PackFlag], limits: PruneLimits) -> bool:
+    """Whether the grace time of a condemned pack is over, by any of its flags."""
+    return any(limits.now - when >= limits.grace for when in _times(flags))
+
+
+def _has_begun(flags: Iterable[PackFlag], now: datetime) -> bool:
+    """Whether any condemnation is of the past. One of the future would keep the pack for long, so another is made."""
+    return any(when <= now for when in _times(flags))
+
+
+def _times(flags: Iterable[PackFlag]) -> list[datetime]:
+    """When the flags were set. A time that makes no sense counts for nothing: safety does not rest on it."""
+    found = []
+    for flag in flags:
+        try:
+            when = datetime.fromisoformat(flag.time)
+        except ValueError:
+            continue
+        if when.tzinfo is not None:
+            found.append(when)
+    return found
+
+
+def _state_of(flags: Iterable[PackFlag]) -> PackState:
+    """The state of a pack that no index object names."""
+    states = {flag.state for flag in flags}
+    return PackState.DOOMED if "doomed" in states else PackState.CONDEMNED if states else PackState.LIVE
+
+
+def _choose_repacks(kept: Sequence[PackUse], limits: PruneLimits) -> list[PackUse]:
+    """The packs whose copying gains most for what it costs, until little enough is unused; and many small ones."""
+    live = [pack for pack in kept if pack.state is PackState.LIVE and pack.sound]
+    wasteful = sorted((pack for pack in live if pack.unused), key=lambda pack: (-pack.unused / _cost(pack), pack.id))
+    unused = sum(pack.unused for pack in wasteful)
+    allowed = limits.max_unused.allowed(sum(pack.used for pack in kept))
+    budget = float("inf") if limits.max_repacked is None else limits.max_repacked
+    chosen: dict[bytes, PackUse] = {}
+    for pack in wasteful:
+        if unused <= allowed:
+            break
+        if pack.used <= budget:
+            chosen[pack.id] = pack
+            budget -= pack.used
+            unused -= pack.unused
+    for pack in _small_packs(live, limits.pack_size):
+        if pack.id not in chosen and pack.used <= budget:
+            chosen[pack.id] = pack
+            budget -= pack.used
+    return list(chosen.values())
+
+
+def _cost(pack: PackUse) -> float:
+    return pack.used + (_PARTIAL_COST - 1) * pack.partial + 1
+
+
+def _small_packs(live: Sequence[PackUse], pack_size: int) -> list[PackUse]:
+    """Packs that are far below the usual size, of each kind where they are many."""
+    small: list[PackUse] = []
+    for kind in BlobKind:
+        found = [pack for pack in live if pack.kind is kind and pack.size < pack_size // 4]
+        if len(found) >= _SMALL_PACKS:
+            small += found
+    return small
