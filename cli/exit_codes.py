@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 DONE: Final = 0
@@ -27,3 +28,11 @@ REPOSITORY_CODES: Final = (DONE, FAILED, USAGE, NO_REPOSITORY, WRONG_PASSWORD, I
 
 WORK_CODES: Final = (DONE, FAILED, USAGE, INCOMPLETE, NO_REPOSITORY, WRONG_PASSWORD, INTERRUPTED)
 """What a command may end with that goes through many items, some of which may fail."""
+
+_WORST_FIRST: Final = (INTERRUPTED, WRONG_PASSWORD, NO_REPOSITORY, USAGE, FAILED, INCOMPLETE, DONE)
+"""Failures that say what kind they are come before the one that does not."""
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The one exit status for work that ended in several ways."""
+    return min(codes, key=_WORST_FIRST.index, default=DONE)

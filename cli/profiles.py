@@ -98,7 +98,7 @@ class Profile(Struct, frozen=True, kw_only=True, rename="kebab"):
     before: tuple[Command, ...] = ()
     after: tuple[Command, ...] = ()
     failure: tuple[Command, ...] = ()
-    hook_timeout: Annotated[float, Meta(gt=0)] = 3600
+    hook_timeout: str = "1h"
 
     @property
     def runs_commands(self) -> bool:

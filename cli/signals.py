@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+from bfrepo.core.errors import Interrupted
+
 _STOP: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -24,6 +26,25 @@ class Cancellation:
     def __call__(self) -> bool:
         """Whether the work shall end."""
         return self.requested
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """While inside, Ctrl-C and SIGTERM raise Interrupted in the main thread, wherever it is.
+
+    For work of several parts, between those that have a `handling` of their own: what stands in a finally clause, and
+    whoever catches the error, still has its turn.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in _STOP}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
