@@ -41,7 +41,9 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One backup. `time` is ISO 8601 with zone; `parent` is a snapshot ID; `tree` is the root; paths are raw bytes.
 
     `original` is the ID of the snapshot that this one was made from by rewriting, tagging or copying: that of the
-    first of a series, in whichever repository it was made.
+    first of a series, in whichever repository it was made. `twin` is for a snapshot that was copied from a repository
+    with other IDs: its tree, and the tree of its original, which is the same but for the IDs. It counts only as long as
+    its first half is `tree`: whoever gives the snapshot another tree need not know of it.
     """
 
     version: int
@@ -55,6 +57,7 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=True):
     label: str = ""
     parent: bytes = b""
     original: bytes = b""
+    twin: bytes = b""
     program: str = ""
     summary: SnapshotSummary = msgspec.field(default_factory=SnapshotSummary)
     unknown: dict[str, Any] = {}
@@ -63,6 +66,11 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=True):
     def when(self) -> datetime:
         """The time of the backup, with its zone."""
         return datetime.fromisoformat(self.time)
+
+    @property
+    def original_tree(self) -> bytes:
+        """The tree by the ID that it has in the repository where it was made."""
+        return self.twin[ID_SIZE:] if self.twin[:ID_SIZE] == self.tree else self.tree
 
 
 class Claim(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -106,7 +114,8 @@ def decode_snapshot(data: bytes, *, name: str) -> Snapshot:
         datetime.fromisoformat(snapshot.time)
     except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"snapshot {name[:8]}: does not decode: {error}") from error
-    if len(snapshot.tree) != ID_SIZE or len(snapshot.original) not in (0, ID_SIZE) or snapshot.when.tzinfo is None:
+    ids_fit = len(snapshot.original) in (0, ID_SIZE) and len(snapshot.twin) in (0, 2 * ID_SIZE)
+    if len(snapshot.tree) != ID_SIZE or not ids_fit or snapshot.when.tzinfo is None:
         raise DamagedObject(f"snapshot {name[:8]}: has no valid tree, original or time")
     return snapshot
 

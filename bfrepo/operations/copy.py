@@ -5,8 +5,9 @@ target has is not stored again, and what was copied before is not even read agai
 Oldest first, each snapshot is published as soon as it is whole and what it needs is durable; an interrupted copy keeps
 what was stored, and the next goes on from there.
 
-A snapshot counts as copied when the target has one that goes back to the same snapshot (`original`) and tells the same
-of time, host, paths and files. Tags and labels do not count: they may be changed on either side.
+A snapshot counts as copied when the target has one that goes back to the same snapshot and has the same tree (`original`
+and `twin` of Snapshot). Tags and labels do not count: they may be changed on either side. What was rewritten or repaired
+has another tree, so it is copied even if its original was, and the other way round.
 """
 
 from __future__ import annotations
@@ -137,19 +138,9 @@ def _find_copies(mine: Mapping[bytes, Snapshot], theirs: Mapping[bytes, Snapshot
     return copies
 
 
-def _identity(identifier: bytes, snapshot: Snapshot) -> bytes:
-    """What a snapshot and its copies have in common, and no other snapshot has."""
-    return msgspec.msgpack.encode(
-        (
-            snapshot.original or identifier,
-            snapshot.time,
-            snapshot.hostname,
-            snapshot.username,
-            snapshot.paths,
-            snapshot.excludes,
-            snapshot.summary,
-        )
-    )
+def _identity(identifier: bytes, snapshot: Snapshot) -> tuple[bytes, bytes]:
+    """What a snapshot and its copies have in common, and nothing else has: another tree makes another snapshot."""
+    return snapshot.original or identifier, snapshot.original_tree
 
 
 class _Run:
@@ -257,7 +248,8 @@ class _Session:
                 b"", f"snapshot {short_id(identifier)} of {snapshot.time} was not copied: not all of it can be read"
             )
             return
-        copy = msgspec.structs.replace(snapshot, tree=tree, original=snapshot.original or identifier)
+        twin = tree + snapshot.original_tree if tree != snapshot.original_tree else b""
+        copy = msgspec.structs.replace(snapshot, tree=tree, original=snapshot.original or identifier, twin=twin)
         self._copies[identifier] = Copied(snapshot, b"", copy)
         self._whole.append((identifier, copy))
 

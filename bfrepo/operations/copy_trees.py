@@ -169,7 +169,7 @@ class TreeCopier:
                     self._saver,
                     tree_id,
                     data_ids=self._blobs.new_ids,
-                    subtree_ids=self._new_tree_id,
+                    subtree_id=self._new_tree_id,
                 )
             except DamagedObject:
                 continue  # whoever asks for the root finds no new ID, and looks for the reasons
