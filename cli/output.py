@@ -82,8 +82,8 @@ class Output:
     def line(self, message_type: str, fields: Mapping[str, Any]) -> None:
         """One JSON line of a command that works for a while."""
         if self.as_json:
-            if message_type == "summary":
-                self.record("info", "", fields)
+            if message_type not in ("item", "status"):
+                self.record("error" if message_type == "error" else "info", "", fields)
             self._write(sys.stdout, json_line({"message_type": message_type, **fields}))
 
     def notice(self, kind: Notice, path: bytes, message: str) -> None:
