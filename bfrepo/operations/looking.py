@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
+from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageError, StorageObjectMissing
 from bfrepo.core.progress import Progress
 from bfrepo.data.snapshot import decode_claim, decode_snapshot
@@ -69,7 +70,10 @@ class Observer:
         if self.index.table is not self.marks.table:  # others joined index objects: it was read anew
             self.marks = Marks(self.index.table)
             self.loader = self._repository.make_loader(self.index)
-        marker = Marker(self.marks, self.loader, self._repository.blob_hash, self._progress, self._cancelled)
+        threads = native_threads() if self._repository.backend.connections > 1 else 1
+        marker = Marker(
+            self.marks, self.loader, self._repository.blob_hash, self._progress, self._cancelled, threads=threads
+        )
         marker.mark(snapshots, BY_SNAPSHOT)
         marker.mark(claims, BY_CLAIM)
 

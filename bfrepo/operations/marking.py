@@ -10,25 +10,19 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
 
-from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import BackupForgeError, DamagedObject, Interrupted, MissingBlob, StorageObjectMissing
 from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
 from bfrepo.core.progress import Progress
 from bfrepo.core.protocols import Buffer
 from bfrepo.data.records import load_records, record_blobs
 from bfrepo.data.references import tree_references
-from bfrepo.index.marks import BY_CLAIM, BY_SNAPSHOT, Marks
+from bfrepo.index.marks import BY_SNAPSHOT, Marks
 from bfrepo.repository.loader import Loader
-
-__all__ = ["BY_CLAIM", "BY_SNAPSHOT", "Marker", "Marks"]
-
-_FRAMES_AHEAD: Final = 4
 
 
 class Marker:
-    """Marks what roots reach. Used by one thread.
+    """Marks what roots reach. Used by one thread; `threads` read and open frames.
 
     What a snapshot needs has to be there: `mark` raises the first error. What only a claim needs is marked as far as it
     can be reached; a tree of a newer version, or a storage that fails, ends that too.
@@ -41,12 +35,15 @@ class Marker:
         blob_hash: Callable[[Buffer], bytes],
         progress: Progress,
         cancelled: Callable[[], bool],
+        *,
+        threads: int = 1,
     ) -> None:
         self.marks = marks
         self._loader = loader
         self._hash = blob_hash
         self._progress = progress
         self._cancelled = cancelled
+        self._threads = threads
         self._waiting: dict[int, list[int]] = {}
         self._frames: list[int] = []
         self._why = BY_SNAPSHOT
@@ -60,12 +57,14 @@ class Marker:
         self._waiting.clear()
         self._frames.clear()
         self._add_trees(roots)
-        if not self._frames:
-            return
-        threads = min(native_threads(), _FRAMES_AHEAD)
-        with ThreadPoolExecutor(threads, thread_name_prefix="mark") as pool:
+        if self._threads < 2:
             while self._frames:
-                frames = [-heapq.heappop(self._frames) for _ in range(min(threads, len(self._frames)))]
+                frame = -heapq.heappop(self._frames)
+                self._walk_frame(frame, self._open(frame))
+            return
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="mark") as pool:
+            while self._frames:
+                frames = [-heapq.heappop(self._frames) for _ in range(min(self._threads, len(self._frames)))]
                 for frame, plain in zip(frames, pool.map(self._open, frames), strict=True):
                     self._walk_frame(frame, plain)
 

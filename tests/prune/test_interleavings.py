@@ -1,0 +1,140 @@
+"""Real prunes beside backups, forgets and other prunes, in every order of their calls, or in many (INV-1, INV-8).
+
+The same is tested of a prune that does nothing but what the design asks for (tests/concurrency): here it is the one that
+users run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import pytest
+
+from bfrepo.core.errors import BackupForgeError
+from bfrepo.core.progress import Quiet
+from bfrepo.operations.prune import PruneOptions, UnusedLimit, prune
+from bfrepo.storage.base import Backend, ObjectKind
+from bfrepo.storage.memory import MemoryBackend
+from tests.support.backups import never, run_backup
+from tests.support.faulty import copy_of
+from tests.support.interleavings import Explorer
+from tests.support.programs import MODELS, MORE, OLD, SAME, backs_up, disk_after, forget_all, opened
+from tests.support.repositories import reopen
+from tests.support.restoring import expected, restored
+from tests.support.scheduler import Program, own_threads, run_in_order
+from tests.support.wholeness import Wholeness, lost, unreferenced
+
+Programs = Mapping[str, Program]
+
+
+@pytest.fixture(autouse=True)
+def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program makes the same calls after the same answers."""
+    own_threads(monkeypatch)
+
+
+def really_prune(backend: Backend, *, max_unused: int | None = 0, grace_h: int = 0) -> object:
+    """A prune as users run it, by a new process."""
+    options = PruneOptions(
+        grace=timedelta(hours=grace_h), max_unused=UnusedLimit(size=max_unused), allow_remove_all=True, workers=1
+    )
+    return prune(opened(backend), options, Quiet(), never)
+
+
+def lazily_prune(backend: Backend) -> object:
+    """A prune that copies nothing."""
+    return really_prune(backend, max_unused=None)
+
+
+def judge_closely(disk: MemoryBackend) -> str:
+    """Restore what is there; prune; nothing may be left that nobody needs, and all must still restore."""
+    wrong = lost(disk, MODELS)
+    if not wrong:
+        really_prune(disk)
+        wrong = [f"pack {name[:8]} is left" for name in sorted(unreferenced(disk))] + lost(disk, MODELS)
+    return "; ".join(wrong)
+
+
+def check_every_order(disk: MemoryBackend, programs: Programs, *, at_least: int, **bounds: bool | int | None) -> None:
+    """Look at every order; nothing is ever lost, and in the end nothing is left over."""
+    explorer = Explorer(disk, programs, **bounds)  # type: ignore[arg-type]
+    whole = Wholeness(explorer.objects)
+    ends: set[int] = set()
+
+    def judge_end(present: int) -> str:
+        wrong = whole(present)
+        if wrong or present in ends or len(ends) == 200:
+            return wrong
+        ends.add(present)
+        return judge_closely(explorer.objects.disk(present))
+
+    found = explorer.run(whole, judge_end, most_situations=3_000_000)
+    assert not found.wrong, "\n".join([found.wrong, *found.steps])
+    assert found.complete
+    assert found.situations >= at_least
+    errors = [error for program in explorer.programs for error in program.errors()]
+    assert [error for error in errors if not isinstance(error, BackupForgeError)] == []
+
+
+PAIRS: dict[str, Programs] = {
+    "backup and prune": {"backup": backs_up(SAME), "prune": lazily_prune},
+    "backup of more and prune": {"backup": backs_up(MORE), "prune": really_prune},
+    "two prunes": {"prune": lazily_prune, "second": really_prune},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("programs", PAIRS.values(), ids=PAIRS.keys())
+@pytest.mark.parametrize("bounds", [{"crashes": True}, {"reads_wait": True}], ids=["crashes", "deletions between reads"])
+def test_pairs(programs: Programs, bounds: dict[str, bool]) -> None:
+    """INV-8: two programs in every order, over garbage that one of them may want back."""
+    check_every_order(disk_after(SAME, forgotten=True), programs, at_least=200, **bounds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_random_interleavings_of_many(seed: int) -> None:
+    """INV-8: two backups, two prunes (one with a grace time) and a forget, any of which may die, lose nothing."""
+    chance = random.Random(seed)
+    programs: dict[str, Program] = {
+        "backup-same": backs_up(SAME), "backup-more": backs_up(MORE), "forget": forget_all, "prune": really_prune,
+        "other": lambda backend: really_prune(backend, grace_h=chance.choice([0, 0, 24])),
+    }  # fmt: skip
+    crashes = {chance.choice(list(programs)): chance.randrange(45)} if chance.random() < 0.7 else {}
+    current = -1
+
+    def in_bursts(step: int, waiting: Sequence[int]) -> int:
+        nonlocal current
+        if current not in waiting or chance.random() < 0.25:
+            current = chance.choice(waiting)
+        return current
+
+    run = run_in_order(disk_after(OLD, forgotten=False), programs, in_bursts, crashes=crashes)
+
+    assert lost(run.disk, MODELS) == [], "\n".join(run.steps)
+    failed = [actor.error for actor in run.actors if actor.error and not isinstance(actor.error, BackupForgeError)]
+    assert failed == []
+    assert [actor.error for actor in run.actors if actor.error and actor.name.startswith("backup")] == []
+    really_prune(run.disk)
+    result = run_backup(opened(run.disk), MORE)
+    assert lost(run.disk, MODELS) == []
+    assert restored(reopen(run.disk).loader, result.snapshot.tree) == expected(MORE)
+
+
+def test_a_dead_prune_is_finished_by_another() -> None:
+    """What a prune doomed before it died is deleted by the next, or kept if it is needed by then."""
+    disk = disk_after(SAME, OLD, forgotten=True)
+    alone = run_in_order(disk, {"prune": really_prune}, lambda step, waiting: 0)
+    for at in range(len(alone.steps)):
+        died = run_in_order(disk, {"prune": really_prune}, lambda step, waiting: 0, crashes={"prune": at}).disk
+        unneeded = copy_of(died)
+        really_prune(unneeded)
+        assert list(unneeded.list(ObjectKind.PACK)) == [], at
+
+        run_backup(opened(died), SAME)
+        assert lost(died, MODELS) == [], at
+        really_prune(died)
+        assert lost(died, MODELS) == [], at
+        assert unreferenced(died) == set(), at
