@@ -5,9 +5,9 @@ target has is not stored again, and what was copied before is not even read agai
 Oldest first, each snapshot is published as soon as it is whole and what it needs is durable; an interrupted copy keeps
 what was stored, and the next goes on from there.
 
-A snapshot counts as copied when the target has one that goes back to the same snapshot and has the same tree (`original`
-and `twin` of Snapshot). Tags and labels do not count: they may be changed on either side. What was rewritten or repaired
-has another tree, so it is copied even if its original was, and the other way round.
+A snapshot counts as copied when the target has one that goes back to the same snapshot and has the same tree
+(`original` and `twin` of Snapshot). Tags and labels do not count: they may be changed on either side. What was
+rewritten or repaired has another tree, so it is copied even if its original was, and the other way round.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Final
 import msgspec
 
 from bfrepo.core.concurrency import native_threads
-from bfrepo.core.errors import Interrupted, ObjectNotFound, UsageError
+from bfrepo.core.errors import BackupForgeError, Interrupted, ObjectNotFound, UsageError
 from bfrepo.core.ids import short_id
-from bfrepo.core.progress import Quiet, Reporter
+from bfrepo.core.progress import Reporter
 from bfrepo.core.units import format_size
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.operations.copy_blobs import BlobCopier, CopySource
@@ -91,13 +91,7 @@ def plan_copy(source: Repository, target: Repository, ids: Collection[bytes], re
     unknown = set(ids) - mine.keys()
     if unknown:
         raise ObjectNotFound(f"there is no snapshot {short_id(min(unknown))} in {source.location}")
-    copies = _find_copies(mine, theirs)
-    asked = {identifier: snapshot for identifier, snapshot in mine.items() if identifier in ids}
-    return CopyPlan(
-        missing={identifier: snapshot for identifier, snapshot in asked.items() if identifier not in copies},
-        present={identifier: copy for identifier, copy in copies.items() if identifier in asked},
-        copies=copies,
-    )
+    return _compare(mine, theirs, ids)
 
 
 def copy_snapshots(
@@ -127,15 +121,18 @@ def copy_snapshots(
     return result
 
 
-def _find_copies(mine: Mapping[bytes, Snapshot], theirs: Mapping[bytes, Snapshot]) -> dict[bytes, Copied]:
-    """What the target has of the source, by the ID in the source."""
+def _compare(mine: Mapping[bytes, Snapshot], theirs: Mapping[bytes, Snapshot], ids: Collection[bytes]) -> CopyPlan:
     known = {_identity(identifier, snapshot): identifier for identifier, snapshot in theirs.items()}
-    copies = {}
+    plan = CopyPlan({}, {}, {})
     for identifier, snapshot in mine.items():
         new_id = known.get(_identity(identifier, snapshot))
         if new_id is not None:
-            copies[identifier] = Copied(snapshot, new_id, theirs[new_id])
-    return copies
+            plan.copies[identifier] = Copied(snapshot, new_id, theirs[new_id])
+            if identifier in ids:
+                plan.present[identifier] = plan.copies[identifier]
+        elif identifier in ids:
+            plan.missing[identifier] = snapshot
+    return plan
 
 
 def _identity(identifier: bytes, snapshot: Snapshot) -> tuple[bytes, bytes]:
@@ -178,7 +175,8 @@ class _Run:
                 if lost == _MOST_PASSES:
                     raise
             left = plan.missing.keys() - self.result.copied.keys() - set(self.result.failed)
-            plan = plan_copy(self.source.repository, self.target, left, Quiet())
+            mine, theirs = (load_snapshots(each, _pass_over) for each in (self.source.repository, self.target))
+            plan = _compare(mine, theirs, left)
 
     @contextmanager
     def _session(self, plan: CopyPlan, *, trusts_copies: bool) -> Iterator[_Session]:
@@ -290,6 +288,10 @@ class _Session:
     def _new_id(self, old_id: bytes) -> bytes:
         copy = self._copies.get(old_id)
         return copy.new_id if copy is not None else b""
+
+
+def _pass_over(name: str, error: BackupForgeError) -> None:
+    """What cannot be read was reported when the copy began."""
 
 
 def _that_are_still_there(copies: Mapping[bytes, Copied], target: Repository) -> dict[bytes, Copied]:

@@ -22,7 +22,7 @@ from typing import Final
 from borghash import HashTable
 
 from bfrepo.core.concurrency import native_threads
-from bfrepo.core.errors import BackupForgeError, DamagedObject, Interrupted, MissingBlob, StorageError
+from bfrepo.core.errors import BackupForgeError, Interrupted, MissingBlob, StorageError
 from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
 from bfrepo.core.progress import Reporter
 from bfrepo.pack.format import PackedFrame
@@ -44,16 +44,22 @@ class CopySource:
     def __init__(self, repository: Repository, reporter: Reporter) -> None:
         self.repository = repository
         self._reporter = reporter
-        self.refresh()
+        self._names: set[str] = set()
+        self.look_again()
 
     @property
     def loader(self) -> Loader:
         """Gives blobs, by the index as it is now."""
         return self.repository.loader
 
-    def refresh(self) -> None:
-        """Read what is new in the index."""
+    def look_again(self) -> bool:
+        """Read the index again if it has changed: a prune may have moved what was not where it had been."""
+        names = self.repository.index_names()
+        if names == self._names:
+            return False
         refresh_for_reading(self.repository, lambda message: self._reporter.warn(b"", message))
+        self._names = names
+        return True
 
     def must_answer(self, error: BackupForgeError) -> None:
         """Raise `error` if it is the storage as a whole that fails, rather than the one object."""
@@ -94,6 +100,7 @@ class BlobCopier:
         self.lost: dict[bytes, str] = {}
         """What could not be read, and why."""
         self._source = source
+        self._loader = source.loader  # by whose index blobs are noted
         self._saver = saver
         self._cancelled = cancelled
         self._progress = reporter.progress
@@ -108,7 +115,7 @@ class BlobCopier:
 
     def want(self, blob_ids: Iterable[bytes]) -> None:
         """Note what the target needs, unless it is known to have it. Fetches when much has been noted."""
-        known, table = self._new_ids, self._source.loader.table
+        known, table = self._new_ids, self._loader.table
         holds = self._saver.holds if self.same_ids else None
         size = 0
         for blob_id in blob_ids:
@@ -175,17 +182,17 @@ class BlobCopier:
         self._try_again()
 
     def _copy_frame(self, number: int, wanted: _Wanted) -> None:
-        loader = self._source.loader
-        kind, blobs = loader.table.kind_of(number), wanted.in_order()
+        kind, blobs = self._loader.table.kind_of(number), wanted.in_order()
         try:
-            frame = loader.open_packed(number)
+            frame = self._loader.open_packed(number)
         except BackupForgeError as error:
             self._source.must_answer(error)
             damaged, why = blobs, str(error)
         else:
             damaged, why = self._store(kind, frame, blobs), "it does not hash to its ID"
         for _, _, blob_id in damaged:
-            self._copy_alone(loader, kind, blob_id, why)
+            if len(self._loader.table.copies(blob_id)) < 2 or not self._copy_alone(kind, blob_id):
+                self._unread.append((kind, blob_id, f"blob {short_id(blob_id)}: {why}"))
         with self._lock:
             self._progress.bytes_done += sum(wanted.sizes)
 
@@ -213,41 +220,31 @@ class BlobCopier:
             self._new_ids[old_id] = new_id
         return damaged
 
-    def _copy_alone(self, loader: Loader, kind: BlobKind, blob_id: bytes, why: str) -> None:
-        """Copy a blob from another place than the one that is damaged."""
-        if len(loader.table.copies(blob_id)) < 2:
-            self._unread.append((kind, blob_id, f"blob {short_id(blob_id)}: {why}"))
-            return
+    def _copy_alone(self, kind: BlobKind, blob_id: bytes) -> bool:
+        """Copy a blob from wherever it can be read. Whether it can be."""
         try:
-            self._save(kind, blob_id, loader.load(kind, blob_id))
-        except (DamagedObject, StorageError) as error:
+            data = self._loader.load(kind, blob_id)
+        except BackupForgeError as error:
             self._source.must_answer(error)
-            self._unread.append((kind, blob_id, str(error)))
-
-    def _save(self, kind: BlobKind, blob_id: bytes, data: bytes) -> None:
+            return False
         new_id = self._new_hash(data)
         self._saver.save_hashed(kind, memoryview(data), [new_id], [len(data)])
         self._new_ids[blob_id] = new_id
+        return True
 
     def _try_again(self) -> None:
-        """A prune may have moved what was not read: look at the index once more."""
+        """Look where what was not read is now."""
         unread, self._unread = self._unread, []
-        if not unread:
-            return
         before = {blob_id: self._packs(blob_id) for _, blob_id, _ in unread}
-        self._source.refresh()
+        if unread:
+            self._source.look_again()
+        self._loader = self._source.loader
         for kind, blob_id, why in unread:
-            if self._packs(blob_id) <= before[blob_id]:
+            if self._packs(blob_id) <= before[blob_id] or not self._copy_alone(kind, blob_id):
                 self.lost[blob_id] = why
-                continue
-            try:
-                self._save(kind, blob_id, self._source.loader.load(kind, blob_id))
-            except (DamagedObject, StorageError) as error:
-                self._source.must_answer(error)
-                self.lost[blob_id] = str(error)
 
     def _packs(self, blob_id: bytes) -> set[bytes]:
-        table = self._source.loader.table
+        table = self._loader.table
         return {table.pack_of(copy.frame) for copy in table.copies(blob_id)}
 
 

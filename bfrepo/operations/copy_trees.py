@@ -104,7 +104,7 @@ class TreeCopier:
         if self._cancelled():
             raise Interrupted("stopped while reading directories")
         try:
-            nodes, part_ids = load_tree_blobs(self._source.loader, tree_id)
+            nodes, part_ids = self._load_blobs(tree_id)
         except BackupForgeError as error:
             self._source.must_answer(error)
             self._blobs.lost[tree_id] = str(error)
@@ -112,6 +112,14 @@ class TreeCopier:
         if self._blobs.same_ids:
             self._blobs.want([tree_id, *part_ids])
         return nodes
+
+    def _load_blobs(self, tree_id: bytes) -> tuple[list[Node], list[bytes]]:
+        try:
+            return load_tree_blobs(self._source.loader, tree_id)
+        except BackupForgeError:
+            if not self._source.look_again():
+                raise
+            return load_tree_blobs(self._source.loader, tree_id)
 
     def _want_content(self, tree_id: bytes, nodes: list[Node]) -> None:
         """Note the blobs of the files in a directory."""
@@ -181,23 +189,32 @@ class TreeCopier:
         return new
 
     def _report_lost(self, root: bytes) -> int:
-        """Name the files and directories below a tree that cannot be read; how many."""
+        """Name the files and directories below a tree that are not in the target; how many."""
         count = 0
         for tree in walk_trees(self._source.loader, root, set()):
-            if tree.error is not None:
-                self._reporter.problem(tree.path, str(tree.error))
+            why = str(tree.error) if tree.error else self._why_missing([tree.tree_id, *tree.part_ids])
+            if why:
+                self._reporter.problem(tree.path, why)
                 count += 1
             for node in tree.nodes:
-                why = self._why_lost(node)
+                why = self._why_node_is_missing(node)
                 if why:
                     self._reporter.problem(tree.path.rstrip(b"/") + b"/" + node.name, why)
                     count += 1
         return count
 
-    def _why_lost(self, node: Node) -> str | None:
+    def _why_node_is_missing(self, node: Node) -> str | None:
         try:
             needed = list_blobs(self._source.loader, node) + content_ids(self._source.loader, node)
         except BackupForgeError as error:
             return str(error)
-        lost = self._blobs.lost
-        return next((lost[blob_id] for blob_id in needed if blob_id in lost), None)
+        return self._why_missing(needed)
+
+    def _why_missing(self, needed: list[bytes]) -> str | None:
+        """What is wrong with the first of these blobs that is not in the target. Exact where both name blobs alike."""
+        lost, holds = self._blobs.lost, self._saver.holds
+        if self._blobs.same_ids:
+            return next(
+                (lost.get(each, f"blob {short_id(each)} was not copied") for each in needed if not holds(each)), None
+            )
+        return next((lost[each] for each in needed if each in lost), None)
