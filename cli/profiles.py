@@ -79,6 +79,7 @@ class Profile(Struct, frozen=True, kw_only=True, rename="kebab"):
     password_file: str | None = None
     password_command: str | None = None
     cache_dir: str | None = None
+    catalogue: bool = False
     paths: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     iexclude: tuple[str, ...] = ()

@@ -42,10 +42,14 @@ class CacheHeader(msgspec.Struct, kw_only=True):
 
 
 class IndexCache:
-    """One repository's index cache. Several processes may use it at once: each replaces the whole file."""
+    """One repository's index cache. Several processes may use it at once: each replaces the whole file.
 
-    def __init__(self, folder: Path, sealer: Sealer, repository_id: bytes) -> None:
+    `location` says where the repository is, for people who look at what is kept on this machine; without passwords.
+    """
+
+    def __init__(self, folder: Path, sealer: Sealer, repository_id: bytes, location: str = "") -> None:
         self._path = folder / "index"
+        self._location = location
         self._sealer = sealer
         self._repository_id = repository_id
 
@@ -75,6 +79,8 @@ class IndexCache:
                 table.write_to(cast("IO[bytes]", writer))
                 writer.flush()
             os.replace(partial, self._path)
+            if self._location:
+                self._path.with_name("location").write_text(f"{self._location}\n", errors="surrogateescape")
         finally:
             partial.unlink(missing_ok=True)
 

@@ -48,8 +48,11 @@ class Repository:
         self.id = config.repository_id
         self.objects = ObjectStore(backend, keys.object_sealer(), self.id)
         self.blob_hash = make_blob_hasher(keys.blob_id_key)
-        folder = cache_dir / self.id.hex() if cache_dir else None
-        self._cache = IndexCache(folder, keys.cache_sealer(), self.id) if folder else None
+        self.cache_folder = cache_dir / self.id.hex() if cache_dir else None
+        """Where this machine keeps what it knows of the repository; None where it is to keep nothing."""
+        self._cache = (
+            IndexCache(self.cache_folder, keys.cache_sealer(), self.id, backend.location) if self.cache_folder else None
+        )
         self.index = Index(self._cache)
         self._loader: Loader | None = None
 

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from bfrepo.core.errors import UsageError
-from bfrepo.core.units import format_size
 from cli.app import App, pass_app
+from cli.entries import entry_fields, entry_line
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
 from cli.options import command, filter_options
-from cli.output import json_line, path_fields
-from cli.render import local_time, shown
+from cli.output import json_line
 from cli.values import snapshot_filter
 
 if TYPE_CHECKING:
-    from bfrepo.data.node import Node
     from bfrepo.operations.listing import ListedFile, SortKey
-
-_TYPE_BITS: Final = {
-    "file": stat.S_IFREG,
-    "dir": stat.S_IFDIR,
-    "symlink": stat.S_IFLNK,
-    "blockdev": stat.S_IFBLK,
-    "chardev": stat.S_IFCHR,
-    "fifo": stat.S_IFIFO,
-    "socket": stat.S_IFSOCK,
-}
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-_MOST_S: Final = 50_000_000_000
-"""Seconds from the epoch that a datetime can hold, in any zone: the years 385 to 3554."""
 
 _BATCH: Final = 1000
 """Lines written at a time: few writes, and the first lines of a long list come at once."""
@@ -117,24 +98,7 @@ def _write(app: App, files: Iterable[ListedFile], *, long: bool) -> None:
 
 
 def _text_lines(files: Iterable[ListedFile], *, long: bool) -> Iterator[str]:
-    for each in files:
-        yield f"{_details(each.node)} {_name(each)}\n" if long else f"{shown(each.path)}\n"
-
-
-def _details(node: Node) -> str:
-    owner, group = shown(node.user) or str(node.uid), shown(node.group) or str(node.gid)
-    mode = stat.filemode(_TYPE_BITS[node.type] | node.mode)
-    size = f"{node.rdev >> 8 & 0xFFF}, {node.rdev & 0xFF}" if node.rdev else format_size(node.size)
-    return f"{mode} {owner:<8} {group:<8} {size:>9} {local_time(_when(node.mtime_ns))}"
-
-
-def _name(each: ListedFile) -> str:
-    return f"{shown(each.path)} -> {shown(each.node.target)}" if each.node.type == "symlink" else shown(each.path)
-
-
-def _when(nanoseconds: int) -> datetime:
-    """A time to the second, or the end of the calendar for one that is beyond it."""
-    return _EPOCH + timedelta(seconds=min(max(nanoseconds // 1_000_000_000, -_MOST_S), _MOST_S))
+    return (f"{entry_line(each.path, each.node, long=long)}\n" for each in files)
 
 
 def _json_lines(files: Iterable[ListedFile]) -> Iterator[str]:
@@ -142,21 +106,4 @@ def _json_lines(files: Iterable[ListedFile]) -> Iterator[str]:
 
 
 def _fields(each: ListedFile) -> dict[str, Any]:
-    node = each.node
-    return {
-        **path_fields(each.path),
-        **path_fields(node.name, "name"),
-        "type": node.type,
-        "mode": node.mode,
-        "permissions": stat.filemode(_TYPE_BITS[node.type] | node.mode),
-        "uid": node.uid,
-        "gid": node.gid,
-        "user": node.user,
-        "group": node.group,
-        "size": node.size,
-        "mtime_ns": node.mtime_ns,
-        "mtime": _when(node.mtime_ns).isoformat(),
-        "inode": node.inode,
-        "links": node.links,
-        **(path_fields(node.target, "target") if node.type == "symlink" else {}),
-    }
+    return {**entry_fields(each.path, each.node), "inode": each.node.inode, "links": each.node.links}
