@@ -121,9 +121,11 @@ class BlobTable:
             self._add_blobs(first, directory)
 
     def place(self, blob_id: bytes) -> BlobPlace:
-        """Where the blob is. Raises MissingBlob if no pack has it."""
+        """Where the blob is; one that is being stored again is where it was. Raises MissingBlob if no pack has it."""
         value = self._blobs.get(blob_id)
-        if value is None or value == _RESERVED:
+        if value == _RESERVED:
+            value = next(iter(self._copies.get(blob_id, ())), None)
+        if value is None:
             raise MissingBlob(
                 f"blob {short_id(blob_id)} is in no pack that the index names",
                 hint="run 'backupforge check' to see what depends on it",

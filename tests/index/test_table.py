@@ -108,7 +108,7 @@ def test_only_live_packs_hold(state: PackState) -> None:
     assert (table.holds(blob(1)), table.holds(blob(2)), blob(1) in table) == (False, True, True)
     assert table.place(blob(1)) == BlobPlace(0, 0, 10)
     assert [table.reserve(blob(1)), table.reserve(blob(1)), table.holds(blob(1))] == [True, False, True]
-    assert table.copies(blob(1)) == [BlobPlace(0, 0, 10)]
+    assert (table.place(blob(1)), table.copies(blob(1))) == (BlobPlace(0, 0, 10), [BlobPlace(0, 0, 10)])
     table.add_pack(pack(2), 100, directory([(1, 10)]))
     assert (table.place(blob(1)).frame, len(table.copies(blob(1)))) == (2, 2)
 
