@@ -99,8 +99,8 @@ class Comparison:
 
     `metadata` asks for entries of which only metadata differs, and for the names of what differs. `on_error` is told
     the path and the reason where a directory cannot be read on one of the sides: what is in it is not compared.
-    `on_blobs` is told of the blobs on each side in all that was read: IDs one behind the other, and the side. Used by
-    one thread.
+    `on_blobs` is told of the blobs that what was read names on each side: IDs one behind the other, and the side. Used
+    by one thread.
     """
 
     def __init__(
@@ -179,7 +179,6 @@ class Comparison:
         before_id = before.subtree if before is not None and before.type == "dir" else b""
         after_id = after.subtree if after is not None and after.type == "dir" else b""
         if before_id == after_id:
-            self._tell(before_id, BEFORE | AFTER)
             return iter(())
         try:
             one = self._load(path, before_id, BEFORE)
@@ -203,7 +202,7 @@ class Comparison:
             self._on_blobs(packed_ids, side)
 
     def _tell_content(self, path: bytes, nodes: list[Node], side: int) -> None:
-        self._tell(b"".join([node.content for node in nodes if not node.content_depth]), side)
+        self._tell(b"".join([node.content or node.subtree for node in nodes if not node.content_depth]), side)
         for node in nodes:
             if node.content_depth or node.holes_depth:
                 try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
-from bfrepo.core.errors import TargetError, UsageError
+from bfrepo.core.errors import BackupForgeError, UsageError
 from bfrepo.core.progress import Progress, Reporter
 from bfrepo.data.node import Node
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot
@@ -106,7 +106,7 @@ def dump(
         write_entries(repository.loader, entries, _Counting(writer, archive, result, reporter.progress), cancelled)
         writer.finish()
     except BaseException:
-        with contextlib.suppress(BrokenPipeError, TargetError):
+        with contextlib.suppress(BrokenPipeError, BackupForgeError):
             writer.abort()
         raise
     return result

@@ -99,7 +99,7 @@ def run(
         with _open_sink(app.output, output_file, kind) as sink:
             result = dump(repository, place, kind, sink, work.display, work.cancelled)
     for what, count in result.lost.items():
-        app.output.notice("warning", b"", f"{kind} does not keep {what}: {format_count(count)} entries have some")
+        app.output.notice("warning", b"", f"a {kind} archive keeps no {what} ({format_count(count)} affected)")
     if output_file is not None:
         _tell(app, place, result, output_file, app.clock.monotonic() - begun)
     return 0
