@@ -10,8 +10,9 @@ nodes again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Final
 from zlib import crc32
 
@@ -37,22 +38,53 @@ class _Tree(msgspec.Struct, array_like=True, gc=False):
     parts: bytes = b""
 
 
+class _StoredTree(msgspec.Struct, array_like=True):
+    version: int
+    nodes: list[msgspec.Raw]
+    parts: bytes = b""
+
+
 class _Version(msgspec.Struct, array_like=True):
     version: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Tree).decode
+_decode_stored = msgspec.msgpack.Decoder(_StoredTree).decode
 
 
-def save_tree(saver: BlobSaver, nodes: Sequence[Node]) -> bytes:
-    """The ID of the tree of `nodes`, which must be sorted by name."""
+def save_tree(
+    saver: BlobSaver, nodes: Sequence[Node], stored: Mapping[bytes, msgspec.Raw] = MappingProxyType({})
+) -> bytes:
+    """The ID of the tree of `nodes`, which must be sorted by name.
+
+    Those that `stored` has, by name, are written as they stand there: with fields that this version does not know.
+    """
     if len(nodes) <= _WHOLE_NODES:
-        encoded = _encode(_Tree(TREE_VERSION, list(nodes)))
+        encoded = _encode_tree(nodes, stored)
         if len(encoded) <= _WHOLE_BYTES:
             return saver.save(BlobKind.TREE, encoded)
-    parts = (saver.save(BlobKind.TREE, _encode(_Tree(TREE_VERSION, part))) for part in _split(nodes))
+    parts = (saver.save(BlobKind.TREE, _encode_tree(part, stored)) for part in _split(nodes))
     return saver.save(BlobKind.TREE, _encode(_Tree(TREE_VERSION, [], b"".join(parts))))
+
+
+def _encode_tree(nodes: Sequence[Node], stored: Mapping[bytes, msgspec.Raw]) -> bytes:
+    if not stored:
+        return _encode(_Tree(TREE_VERSION, list(nodes)))
+    return _encode((TREE_VERSION, [stored.get(node.name, node) for node in nodes], b""))
+
+
+def stored_nodes(loader: BlobLoader, tree_id: bytes, nodes: Sequence[Node]) -> dict[bytes, msgspec.Raw]:
+    """Of the nodes of a tree, which are `nodes`, those that a later version added something to: by name, as stored."""
+    tree = _decode_stored(loader.load(BlobKind.TREE, tree_id))
+    parts = [_decode_stored(loader.load(BlobKind.TREE, part_id)) for part_id in split_ids(tree.parts)]
+    raw = [node for part in (tree, *parts) for node in part.nodes]
+    return {node.name: stored for node, stored in zip(nodes, raw, strict=True) if bytes(stored) != _encode(node)}
+
+
+def with_subtree(stored: msgspec.Raw, subtree: bytes) -> msgspec.Raw:
+    """A directory that is kept as it is stored, with another tree."""
+    return msgspec.Raw(_encode({**msgspec.msgpack.decode(stored), "e": subtree}))
 
 
 def load_tree(loader: BlobLoader, tree_id: bytes) -> list[Node]:

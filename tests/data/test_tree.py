@@ -13,7 +13,7 @@ from bfrepo.core.errors import DamagedObject, UnsupportedFormat
 from bfrepo.core.ids import BlobKind
 from bfrepo.data.node import Node, is_safe_name
 from bfrepo.data.references import content_ids, list_blobs, reachable, walk_trees
-from bfrepo.data.tree import load_tree, load_tree_blobs, save_tree
+from bfrepo.data.tree import load_tree, load_tree_blobs, save_tree, stored_nodes, with_subtree
 from tests.data.test_records import CountingBlobs
 from tests.support.blobs import MemoryBlobs
 
@@ -228,3 +228,33 @@ def test_reaching_fails_closed() -> None:
     blobs.damaged.add(first.subtree)
     with pytest.raises(DamagedObject):
         list(reachable(blobs, root))
+
+
+@pytest.mark.parametrize("count", [3, 5000], ids=["whole", "in parts"])
+def test_fields_of_a_later_version_are_written_again(count: int) -> None:
+    """Nodes with fields that this version does not know are found, and written as they were; others by themselves."""
+    blobs = MemoryBlobs()
+    plain = files(count)
+    odd = {**msgspec.to_builtins(plain[1], builtin_types=(bytes,)), "zz": [1, b"later"]}
+    raw = [msgspec.Raw(msgspec.msgpack.encode(odd if at == 1 else node)) for at, node in enumerate(plain)]
+    if count == 3:
+        tree_id = stored(blobs, [1, raw, b""])
+    else:
+        parts = [stored(blobs, [1, raw[at : at + 1000], b""]) for at in range(0, count, 1000)]
+        tree_id = stored(blobs, [1, [], b"".join(parts)])
+
+    found = stored_nodes(blobs, tree_id, load_tree(blobs, tree_id))
+    again = save_tree(blobs, plain, found)
+
+    assert list(found) == [plain[1].name]
+    assert stored_nodes(blobs, again, plain) == found
+    assert save_tree(blobs, plain, {}) == save_tree(blobs, plain) != again
+
+
+def test_another_tree_for_a_directory_of_a_later_version() -> None:
+    """The directory gets the tree, and keeps all else that is stored of it."""
+    directory = {"n": b"d", "t": "dir", "zz": "later", "e": bytes(32)}
+
+    moved = with_subtree(msgspec.Raw(msgspec.msgpack.encode(directory)), b"n" * 32)
+
+    assert msgspec.msgpack.decode(moved) == {**directory, "e": b"n" * 32}
