@@ -7,13 +7,14 @@ that the next one walks only trees that are new: what a snapshot needs that is f
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
 from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageError, StorageObjectMissing
 from bfrepo.core.progress import Progress
-from bfrepo.data.snapshot import decode_claim, decode_snapshot
+from bfrepo.data.snapshot import Claim, Snapshot, decode_claim, decode_snapshot
 from bfrepo.index.marks import BY_CLAIM, BY_SNAPSHOT, Marks
 from bfrepo.operations.marking import Marker
 from bfrepo.repository.inventory import list_packs
@@ -29,6 +30,9 @@ Safety does not rest on it: a backup that finds its own claim gone looks whether
 """
 
 _MOST_LISTINGS: Final = 20
+
+_MOST_ASKED_FOR: Final = 64
+"""Snapshots that are asked for although they were not listed, those of the latest first: each is a request."""
 
 
 class Observer:
@@ -49,8 +53,8 @@ class Observer:
         self.marks = Marks(self.index.table)
         self.loader: Loader = repository.make_loader(self.index)
         self.stored: dict[bytes, int] = {}
-        self._snapshots: dict[str, bytes] = {}
-        self._claims: dict[str, bytes] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+        self._claims: dict[str, Claim] = {}
 
     @property
     def snapshots(self) -> int:
@@ -94,6 +98,20 @@ class Observer:
                 lost.add(pack)
         return sorted(lost)
 
+    def hidden_snapshot(self) -> str | None:
+        """A snapshot that is there and was not listed, by its name.
+
+        Where one is known to have been, from those that came after it and from claims, the storage is asked for it.
+        """
+        latest = sorted(self._snapshots.values(), key=lambda snapshot: snapshot.when, reverse=True)
+        known = [snapshot.parent.hex() for snapshot in latest if snapshot.parent]
+        known += [claim.snapshot.hex() for claim in self._claims.values()]
+        for name in [name for name in dict.fromkeys(known) if name not in self._snapshots][:_MOST_ASKED_FOR]:
+            with suppress(StorageObjectMissing):
+                self._repository.backend.size(ObjectKind.SNAPSHOT, name)
+                return name
+        return None
+
     def _index_names(self) -> set[str]:
         """The index objects, by two listings that agree.
 
@@ -114,31 +132,31 @@ class Observer:
                 f"{self._repository.location} shows no snapshot any more, and had {len(self._snapshots)} a moment ago",
                 hint="if somebody has removed them all, run it again",
             )
-        known = {name: tree for name, tree in self._snapshots.items() if name in names}
+        known = {name: snapshot for name, snapshot in self._snapshots.items() if name in names}
         for name, content in self._repository.objects.load_many(ObjectKind.SNAPSHOT, sorted(names - known.keys())):
             if isinstance(content, StorageObjectMissing):
                 continue  # forgotten by somebody since it was listed
             if isinstance(content, BackupForgeError):
                 raise content
-            known[name] = decode_snapshot(content, name=name).tree
+            known[name] = decode_snapshot(content, name=name)
         self._snapshots = known
-        return list(known.values())
+        return [snapshot.tree for snapshot in known.values()]
 
     def _list_claims(self) -> list[bytes]:
         """The trees of all claims there are."""
         names = {info.name for info in self._repository.backend.list(ObjectKind.CLAIM)}
-        known = {name: tree for name, tree in self._claims.items() if name in names}
+        known = {name: claim for name, claim in self._claims.items() if name in names}
         for name, content in self._repository.objects.load_many(ObjectKind.CLAIM, sorted(names - known.keys())):
             if isinstance(content, StorageObjectMissing):
                 continue  # its backup is done, and its snapshot is listed next
-            tree = self._read_claim(name, content)
-            if tree is not None:
-                known[name] = tree
+            claim = self._read_claim(name, content)
+            if claim is not None:
+                known[name] = claim
         self._claims = known
-        return list(known.values())
+        return [claim.tree for claim in known.values()]
 
-    def _read_claim(self, name: str, content: bytes | BackupForgeError) -> bytes | None:
-        """A claim's tree, or None if it is not to be kept. Raises UnsupportedFormat and StorageError."""
+    def _read_claim(self, name: str, content: bytes | BackupForgeError) -> Claim | None:
+        """A claim, or None if it is not to be kept. Raises UnsupportedFormat and StorageError."""
         try:
             if isinstance(content, BackupForgeError):
                 raise content
@@ -149,7 +167,7 @@ class Observer:
         if self._repository.clock.now() - datetime.fromisoformat(claim.time) > CLAIM_LAPSES:
             self._drop_claim(name)
             return None
-        return claim.tree
+        return claim
 
     def _drop_claim(self, name: str) -> None:
         """Remove a claim, durably, before anything is done that it forbids."""

@@ -197,6 +197,14 @@ class _Prune:
                 "a prune would delete them all",
                 hint="if all snapshots were removed on purpose, run it again with --unsafe-allow-remove-all",
             )
+        hidden = view.hidden_snapshot()
+        if hidden is not None and hidden not in {
+            info.name for info in self._repository.backend.list(ObjectKind.SNAPSHOT)
+        }:
+            raise CannotPrune(
+                f"{location} does not list snapshot {hidden[:8]}, which is there: what it lists cannot be relied on",
+                hint="try again in a while, or find out what is wrong with the storage",
+            )
         lost = view.lost_packs(weights)
         if lost:
             raise CannotPrune(

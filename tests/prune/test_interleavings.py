@@ -87,7 +87,9 @@ PAIRS: dict[str, Programs] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("programs", PAIRS.values(), ids=PAIRS.keys())
-@pytest.mark.parametrize("bounds", [{"crashes": True}, {"reads_wait": True}], ids=["crashes", "deletions between reads"])
+@pytest.mark.parametrize(
+    "bounds", [{"crashes": True}, {"reads_wait": True}], ids=["crashes", "deletions between reads"]
+)
 def test_pairs(programs: Programs, bounds: dict[str, bool]) -> None:
     """INV-8: two programs in every order, over garbage that one of them may want back."""
     check_every_order(disk_after(SAME, forgotten=True), programs, at_least=200, **bounds)
