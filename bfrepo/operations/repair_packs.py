@@ -241,7 +241,7 @@ class _Planning:
             if isinstance(problem, UnsupportedFormat) and not damage.saved:
                 self._left.append(LeftAlone(pack, f"{reason}; what this program knows of it does not open"))
             elif not (remains.blob_ids or pack in self._inventory.fingerprints):
-                self._left.append(LeftAlone(pack, f"{reason}; nothing says what it should hold"))
+                self._left.append(LeftAlone(pack, f"{reason}; nobody knows what it should hold; a prune removes it"))
             else:
                 found.append((damage, remains.blob_ids))
         return found
