@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 
-from bfrepo.core.progress import Quiet
-from bfrepo.operations.prune import PruneOptions, UnusedLimit, plan_prune, prune
+from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.memory import MemoryBackend
-from tests.support.backups import incompressible, never, run_backup
+from tests.support.backups import incompressible, run_backup
 from tests.support.damage import run_check
 from tests.support.faulty import CrashPoint, crash_points
+from tests.support.real_pruning import plan_of, run_prune
 from tests.support.repositories import FakeClock, make_repository, names, reopen
 from tests.support.restoring import expected, misnamed, restored_snapshots
 from tests.support.sources import Item
@@ -20,7 +18,6 @@ from tests.support.sources import Item
 PACK_SIZE = 24_000
 OLD: dict[str, Item | bytes] = {"data/old": incompressible(1, 50_000), "data/both": incompressible(2, 60_000)}
 NEW: dict[str, Item | bytes] = {"data/both": incompressible(2, 60_000), "data/new": incompressible(3, 10_000)}
-ALL = UnusedLimit(size=0)
 
 
 @pytest.fixture(params=["none", "aes-256-gcm"])
@@ -43,16 +40,13 @@ def disk(request: pytest.FixtureRequest) -> MemoryBackend:
 
 
 def _is_whole(backend: MemoryBackend, name: str) -> bool:
-    from bfrepo.operations.snapshots import load_snapshots
-
     repository = reopen(backend)
     return load_snapshots(repository)[bytes.fromhex(name)].tree in repository.index.table
 
 
 def prunes(backend: Backend, *, grace_h: int = 0, clock: FakeClock | None = None) -> object:
     """A prune by a new process."""
-    options = PruneOptions(grace=timedelta(hours=grace_h), max_unused=ALL, workers=1)
-    return prune(reopen(backend, pack_size=PACK_SIZE, clock=clock), options, Quiet(), never)
+    return run_prune(backend, pack_size=PACK_SIZE, clock=clock, grace_h=grace_h)
 
 
 def check_point(point: CrashPoint) -> None:
@@ -65,8 +59,7 @@ def check_point(point: CrashPoint) -> None:
 
 def check_finished(disk: Backend, point: CrashPoint) -> None:
     """Nothing is left to do, the snapshot restores, and a backup of what was deleted is whole."""
-    options = PruneOptions(grace=timedelta(0), max_unused=ALL)
-    plan = plan_prune(reopen(disk), options, Quiet(), never)
+    plan = plan_of(disk)
     assert (plan.unused, plan.delete, plan.rescue, plan.revive) == (0, {}, (), ()), point
     run_backup(reopen(disk, pack_size=PACK_SIZE), OLD)
     found = list(restored_snapshots(reopen(disk)).values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 
 import pytest
 
@@ -16,13 +15,13 @@ from bfrepo.core.errors import (
     UnsupportedFormat,
 )
 from bfrepo.core.ids import BlobKind
-from bfrepo.core.progress import Quiet
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Claim, encode_claim
-from bfrepo.operations.prune import CannotPrune, PruneOptions, PruneResult, UnusedLimit, prune
+from bfrepo.operations.prune import CannotPrune
 from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.memory import MemoryBackend
-from tests.support.backups import incompressible, never, run_backup
+from tests.support.backups import incompressible, run_backup
 from tests.support.faulty import FaultyBackend, copy_of
+from tests.support.real_pruning import plan_of, run_prune
 from tests.support.repositories import FakeClock, make_repository, names, reopen, stored_objects
 from tests.support.restoring import restored_snapshots
 
@@ -40,15 +39,6 @@ def disk() -> MemoryBackend:
     assert gone is not None
     backend.delete(ObjectKind.SNAPSHOT, gone.hex())
     return backend
-
-
-def run_prune(backend: Backend, *, grace_h: int = 0, allow_remove_all: bool = False) -> PruneResult:
-    """A prune by a new process."""
-    repository = reopen(backend, pack_size=PACK_SIZE)
-    options = PruneOptions(
-        grace=timedelta(hours=grace_h), max_unused=UnusedLimit(size=0), allow_remove_all=allow_remove_all, workers=1
-    )
-    return prune(repository, options, Quiet(), never)
 
 
 def refuses(disk: MemoryBackend, backend: Backend, error: type[BackupForgeError]) -> str:
@@ -156,8 +146,8 @@ def test_an_index_object_that_is_gone(disk: MemoryBackend) -> None:
 
 def test_a_pack_that_is_gone(disk: MemoryBackend) -> None:
     """Where a pack is missing that snapshots need, it is not the time to delete others."""
-    table = reopen(disk).index.table
-    lost = [pack.id for pack in table.packs() if pack.kind is BlobKind.DATA][-1]
+    garbage = plan_of(disk).delete
+    lost = next(pack.id for pack in reopen(disk).index.table.packs() if pack.id not in garbage)
     disk.delete(ObjectKind.PACK, lost.hex())
     assert lost.hex()[:8] in refuses(disk, disk, CannotPrune)
 
@@ -212,7 +202,7 @@ def test_a_store_that_forbids_deleting_later(disk: MemoryBackend) -> None:
 
 
 def test_the_second_look_fails(disk: MemoryBackend) -> None:
-    """When the repository cannot be looked at after packs were doomed, none is deleted, and the dooms are taken back."""
+    """When the repository cannot be looked at after packs were doomed, none is deleted, the dooms are taken back."""
     faulty = FaultyBackend(disk)
     faulty.fail("list", kind=ObjectKind.CLAIM, on_call=2)
     packs = names(disk, ObjectKind.PACK)
@@ -255,8 +245,7 @@ def test_a_claim_keeps_what_it_needs_for_a_week(disk: MemoryBackend) -> None:
 
     clock = FakeClock()
     clock.advance(7 * 24 * 3600 + 1)
-    options = PruneOptions(grace=timedelta(0), max_unused=UnusedLimit(size=0), workers=1)
-    prune(reopen(disk, clock=clock), options, Quiet(), never)
+    run_prune(disk, clock=clock)
     assert name not in names(disk, ObjectKind.CLAIM)
     assert claimed.snapshot.tree not in reopen(disk).index.table
     assert result.snapshot.tree in reopen(disk).index.table

@@ -1,6 +1,6 @@
 """Real prunes beside backups, forgets and other prunes, in every order of their calls, or in many (INV-1, INV-8).
 
-The same is tested of a prune that does nothing but what the design asks for (tests/concurrency): here it is the one that
+The same is tested of a prune that does nothing but what the design asks for (tests/concurrency): this is the one that
 users run.
 """
 
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 import pytest
 
 from bfrepo.core.errors import BackupForgeError
-from bfrepo.core.progress import Quiet
-from bfrepo.operations.prune import PruneOptions, UnusedLimit, prune
+from bfrepo.operations.prune import UnusedLimit
 from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.memory import MemoryBackend
-from tests.support.backups import never, run_backup
+from tests.support.backups import run_backup
 from tests.support.faulty import copy_of
 from tests.support.interleavings import Explorer
 from tests.support.programs import MODELS, MORE, OLD, SAME, backs_up, disk_after, forget_all, opened
+from tests.support.real_pruning import run_prune
 from tests.support.repositories import reopen
 from tests.support.restoring import expected, restored
 from tests.support.scheduler import Program, own_threads, run_in_order
@@ -35,17 +34,19 @@ def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     own_threads(monkeypatch)
 
 
-def really_prune(backend: Backend, *, max_unused: int | None = 0, grace_h: int = 0) -> object:
-    """A prune as users run it, by a new process."""
-    options = PruneOptions(
-        grace=timedelta(hours=grace_h), max_unused=UnusedLimit(size=max_unused), allow_remove_all=True, workers=1
-    )
-    return prune(opened(backend), options, Quiet(), never)
+def really_prune(backend: Backend) -> object:
+    """A prune as users run it, by a new process, without a grace time."""
+    return run_prune(backend, allow_remove_all=True)
+
+
+def patiently_prune(backend: Backend) -> object:
+    """A prune with a grace time."""
+    return run_prune(backend, grace_h=24, allow_remove_all=True)
 
 
 def lazily_prune(backend: Backend) -> object:
     """A prune that copies nothing."""
-    return really_prune(backend, max_unused=None)
+    return run_prune(backend, max_unused=UnusedLimit(), allow_remove_all=True)
 
 
 def judge_closely(disk: MemoryBackend) -> str:
@@ -102,7 +103,7 @@ def test_random_interleavings_of_many(seed: int) -> None:
     chance = random.Random(seed)
     programs: dict[str, Program] = {
         "backup-same": backs_up(SAME), "backup-more": backs_up(MORE), "forget": forget_all, "prune": really_prune,
-        "other": lambda backend: really_prune(backend, grace_h=chance.choice([0, 0, 24])),
+        "other": chance.choice([really_prune, lazily_prune, patiently_prune]),
     }  # fmt: skip
     crashes = {chance.choice(list(programs)): chance.randrange(45)} if chance.random() < 0.7 else {}
     current = -1

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
-
 import pytest
 
-from bfrepo.core.progress import Quiet
-from bfrepo.operations.prune import PruneOptions, PrunePlan, PruneResult, UnusedLimit, plan_prune, prune
+from bfrepo.operations.prune import UnusedLimit
 from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.memory import MemoryBackend
-from tests.support.backups import incompressible, never, run_backup
+from tests.support.backups import incompressible, run_backup
 from tests.support.faulty import copy_of
+from tests.support.real_pruning import plan_of, run_prune
 from tests.support.repositories import FakeClock, make_repository, names, reopen
 from tests.support.restoring import expected, restored_snapshots
 from tests.support.sources import Item
@@ -20,22 +17,6 @@ from tests.support.sources import Item
 PACK_SIZE = 40_000
 OLD: dict[str, Item | bytes] = {"data/old": incompressible(1, 100_000), "data/both": incompressible(2, 100_000)}
 NEW: dict[str, Item | bytes] = {"data/both": incompressible(2, 100_000), "data/new": incompressible(3, 30_000)}
-
-
-def options(**changes: Any) -> PruneOptions:
-    """Options for a prune that wastes nothing; one worker, so that it is repeatable."""
-    plain: dict[str, Any] = {"grace": timedelta(hours=24), "max_unused": UnusedLimit(size=0), "workers": 1}
-    return PruneOptions(**{**plain, **changes})
-
-
-def run_prune(disk: Backend, clock: FakeClock | None = None, **changes: Any) -> PruneResult:
-    """A prune by a new process."""
-    return prune(reopen(disk, pack_size=PACK_SIZE, clock=clock), options(**changes), Quiet(), never)
-
-
-def plan_of(disk: Backend, clock: FakeClock | None = None, **changes: Any) -> PrunePlan:
-    """What a prune by a new process would do."""
-    return plan_prune(reopen(disk, pack_size=PACK_SIZE, clock=clock), options(**changes), Quiet(), never)
 
 
 @pytest.fixture(params=["none", "aes-256-gcm"])
@@ -58,13 +39,13 @@ def check_whole(backend: Backend, *trees: dict[str, Item | bytes]) -> None:
 
 def test_without_grace_everything_unneeded_goes_at_once(disk: MemoryBackend) -> None:
     """What no snapshot needs is deleted, what is needed of half-used packs moves, and nothing is left to do."""
-    before = plan_of(disk, grace=timedelta(0))
+    before = plan_of(disk, pack_size=PACK_SIZE)
     assert before.unused > 90_000
 
-    result = run_prune(disk, grace=timedelta(0))
+    result = run_prune(disk, pack_size=PACK_SIZE)
 
     assert result.deleted_size - result.written >= 90_000
-    after = plan_of(disk, grace=timedelta(0))
+    after = plan_of(disk, pack_size=PACK_SIZE)
     assert (after.unused, after.changes_anything()) == (0, False)
     assert after.total_size == sum(info.size for info in disk.list(ObjectKind.PACK))
     check_whole(disk, NEW)
@@ -73,7 +54,7 @@ def test_without_grace_everything_unneeded_goes_at_once(disk: MemoryBackend) -> 
 def test_a_plan_changes_nothing(disk: MemoryBackend) -> None:
     """Planning writes and deletes nothing."""
     before = {(kind, name) for kind in ObjectKind for name in names(disk, kind)}
-    assert plan_of(disk, grace=timedelta(0)).changes_anything()
+    assert plan_of(disk, pack_size=PACK_SIZE).changes_anything()
     assert {(kind, name) for kind in ObjectKind for name in names(disk, kind)} == before
 
 
@@ -81,17 +62,17 @@ def test_grace(disk: MemoryBackend) -> None:
     """Condemned packs stay until the grace time is over, by the clock of whoever prunes then."""
     clock = FakeClock()
     packs = names(disk, ObjectKind.PACK)
-    first = run_prune(disk, clock)
+    first = run_prune(disk, pack_size=PACK_SIZE, clock=clock, grace_h=24)
     assert first.condemned
     assert first.deleted == 0
     assert packs <= names(disk, ObjectKind.PACK)
 
     clock.advance(24 * 3600 - 1)
-    assert run_prune(disk, clock).deleted == 0
+    assert run_prune(disk, pack_size=PACK_SIZE, clock=clock, grace_h=24).deleted == 0
     clock.advance(1)
-    assert run_prune(disk, clock).deleted == first.condemned
+    assert run_prune(disk, pack_size=PACK_SIZE, clock=clock, grace_h=24).deleted == first.condemned
     check_whole(disk, NEW)
-    assert not plan_of(disk, clock).changes_anything()
+    assert not plan_of(disk, pack_size=PACK_SIZE, clock=clock, grace_h=24).changes_anything()
 
 
 def test_a_condemned_pack_that_is_needed_again_is_kept(disk: MemoryBackend) -> None:
@@ -100,13 +81,13 @@ def test_a_condemned_pack_that_is_needed_again_is_kept(disk: MemoryBackend) -> N
     copy = copy_of(disk)
     snapshot = run_backup(reopen(copy, pack_size=PACK_SIZE), OLD).snapshot_id
     assert snapshot is not None
-    run_prune(disk, clock)
+    run_prune(disk, pack_size=PACK_SIZE, clock=clock, grace_h=24)
     for kind in (ObjectKind.PACK, ObjectKind.INDEX, ObjectKind.SNAPSHOT):  # what a backup may still add
         for name in names(copy, kind):
             disk.save(kind, name, copy.load(kind, name))
 
     clock.advance(30 * 3600)
-    result = run_prune(disk, clock, max_unused=UnusedLimit())
+    result = run_prune(disk, pack_size=PACK_SIZE, clock=clock, grace_h=24, max_unused=UnusedLimit())
 
     assert (result.revived > 0, result.deleted) == (True, 0)
     check_whole(disk, OLD, NEW)
