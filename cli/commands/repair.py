@@ -272,7 +272,7 @@ def _show_snapshots(output: Output, plan: SnapshotRepairPlan) -> None:
     _say_left(output, "snapshot", plan.left)
 
 
-_WHAT: Final = {"file": "", "directory": "/ (all that is in it)", "entries": "/ (some of what is in it)"}
+_WHAT: Final = {"file": "", "directory": ": all that is in it", "entries": ": some of what is in it"}
 
 
 def _lacks(lost: Sequence[LostPath]) -> str:
