@@ -9,7 +9,7 @@ import getpass
 import os
 import shlex
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bfrepo.core.errors import BackupForgeError, UsageError
 
@@ -19,11 +19,12 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PasswordSource:
-    """At most one of the three is set; with none the terminal is asked."""
+    """At most one of the first three is set; with none the terminal is asked. `option` is how its options begin."""
 
     file: str | None = None
     command: str | None = None
     value: bytes | None = field(default=None, repr=False)
+    option: str = field(default="--password-", compare=False)
 
     @property
     def given(self) -> bool:
@@ -38,16 +39,27 @@ class PasswordSource:
             return _read_file(self.file)
         if self.command:
             return _run_command(self.command)
-        return _ask(prompt)
+        return self._ask(prompt)
 
     def read_new(self, prompt: str) -> bytes:
         """A password that is being chosen: typed twice, and not empty."""
         password = self.read(prompt)
         if not password:
             raise UsageError("an empty password is not allowed")
-        if not self.given and _ask("the same again: ") != password:
+        if not self.given and self._ask("the same again: ") != password:
             raise UsageError("the two passwords are not the same", hint="run the command again")
         return password
+
+    def _ask(self, prompt: str) -> bytes:
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        except OSError:
+            variable = "BACKUPFORGE_" + self.option.strip("-").replace("-", "_").upper()
+            raise UsageError(
+                f"no password was given, and there is no terminal to ask for it: {prompt.strip().rstrip(':')}",
+                hint=f"use {self.option}file, {self.option}command or the environment variable {variable}",
+            ) from None
+        return os.fsencode(getpass.getpass(prompt))
 
 
 def one_of(*levels: PasswordSource, option: str) -> PasswordSource:
@@ -59,8 +71,8 @@ def one_of(*levels: PasswordSource, option: str) -> PasswordSource:
                 hint=f"use {option}file, {option}command or a variable for it, only one of them",
             )
         if level.given:
-            return level
-    return PasswordSource()
+            return replace(level, option=option)
+    return PasswordSource(option=option)
 
 
 def _read_file(path: str) -> bytes:
@@ -86,14 +98,3 @@ def _run_command(line: str) -> bytes:
     if done.returncode != 0:
         raise BackupForgeError(f"the password command {argv[0]} failed with exit status {done.returncode}")
     return done.stdout.partition(b"\n")[0].rstrip(b"\r")
-
-
-def _ask(prompt: str) -> bytes:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise UsageError(
-            "no password was given, and there is no terminal to ask for it",
-            hint="use --password-file, --password-command or the environment variable BACKUPFORGE_PASSWORD",
-        ) from None
-    return os.fsencode(getpass.getpass(prompt))

@@ -123,20 +123,21 @@ def _show_plan(output: Output, plan: CopyPlan, target: str) -> None:
 
 def _show(output: Output, result: CopyResult, target: str) -> None:
     output.line("summary", _summary_fields(result))
-    style, stored = output.style, result.stored
-    failed = style.yellow(f", {format_count(len(result.failed))} could not be copied") if result.failed else ""
+    stored, present = result.stored, format_count(len(result.present))
+    failed = f", {format_count(len(result.failed))} could not be copied" if result.failed else ""
     output.say(
-        f"{_count(len(result.copied))} copied to {shown(target)}, {format_count(len(result.present))} there already{failed}"
+        f"{_count(len(result.copied))} copied to {shown(target)}, {present} there already{output.style.yellow(failed)}"
     )
+    if not (result.copied or result.failed):
+        return
     output.say(
         f"Read {format_size(result.read)}; added {format_size(stored.bytes_new)} "
         f"(stored {format_size(stored.bytes_stored)}) in {format_duration(result.duration_s)}"
     )
     if not result.same_chunker:
         output.remark(
-            style.dim("hint: ")
-            + "the two repositories cut files at different places: what is backed up to the target itself shares little "
-            "with the copies. 'init --copy-chunker-from' makes a repository where it does."
+            f"{output.error_style.dim('hint:')} the two repositories cut files at different places: what is backed up "
+            "to the target itself shares little with the copies; 'init --copy-chunker-from' makes one where it does"
         )
 
 
