@@ -33,7 +33,7 @@ def a_snapshot(**fields: Any) -> Snapshot:
 
 FULL = a_snapshot(
     paths=[b"/srv/\xff"], hostname="host", username="me", excludes=["*.o"], tags=["a", "b"], label="monthly",
-    parent=b"p" * 32, program="tests",
+    parent=b"p" * 32, original=b"o" * 32, twin=b"t" * 32 + b"w" * 32, program="tests",
     summary=SnapshotSummary(files_new=1, size=2, duration=1.5, started_ns=3),
 )  # fmt: skip
 
@@ -74,6 +74,8 @@ def test_unknown_fields_of_the_summary_survive() -> None:
         ({"time": 7}, DamagedObject),
         ({"tree": b"short"}, DamagedObject),
         ({"tree": "t" * 32}, DamagedObject),
+        ({"original": b"short"}, DamagedObject),
+        ({"twin": b"t" * 32}, DamagedObject),
         ({"paths": "/srv"}, DamagedObject),
         ({"summary": []}, DamagedObject),
     ],
@@ -91,6 +93,14 @@ def test_no_snapshot_at_all(data: bytes) -> None:
     """What is no snapshot is refused."""
     with pytest.raises((DamagedObject, UnsupportedFormat)):
         decode_snapshot(data, name=NAME)
+
+
+def test_tree_of_the_original() -> None:
+    """A copy knows the tree of its original until it gets another tree, by whoever does not know of that."""
+    assert a_snapshot().original_tree == b"t" * 32
+    assert FULL.original_tree == b"w" * 32
+    assert msgspec.structs.replace(FULL, tags=[]).original_tree == b"w" * 32
+    assert msgspec.structs.replace(FULL, tree=b"n" * 32).original_tree == b"n" * 32
 
 
 def test_claims() -> None:

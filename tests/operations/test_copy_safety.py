@@ -440,7 +440,7 @@ class Dooming(FaultyBackend):
 
 @pytest.mark.parametrize("condemned", [False, True])
 def test_taken_over_from_packs_on_their_way_out(condemned: bool) -> None:
-    """INV-8: a directory that was taken over, and whose packs are doomed before the snapshot is there, is stored again."""
+    """INV-8: a directory that was taken over, and whose packs are doomed before it is published, is stored again."""
     source, target = make_source("aes-256-gcm", SHARED, MORE), Dooming(make_target())
     first, _ = load_snapshots(opened(source))
     run_copy(source, target, {first})
