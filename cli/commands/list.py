@@ -108,14 +108,14 @@ def _list_snapshots(
 
 def _show_groups(output: Output, groups: Sequence[Group]) -> None:
     for group in groups:
-        title = _title(group)
+        title = group_title(group)
         if title:
             output.result(output.style.bold(f"Snapshots for {title}"))
         output.result(_snapshot_table(output, group.snapshots))
         output.result("")
 
 
-def _title(group: Group) -> str:
+def group_title(group: Group) -> str:
     """What the snapshots of a group have in common, as people read it."""
     parts = []
     if group.host is not None:
@@ -163,6 +163,7 @@ def snapshot_document(identifier: bytes, snapshot: Snapshot) -> dict[str, Any]:
         "excludes": snapshot.excludes,
         "tree": snapshot.tree.hex(),
         **({"parent": snapshot.parent.hex()} if snapshot.parent else {}),
+        **({"original": snapshot.original.hex()} if snapshot.original else {}),
         "program_version": snapshot.program,
         "summary": msgspec.structs.asdict(snapshot.summary),
     }
@@ -172,14 +173,19 @@ def _snapshot_documents(snapshots: Mapping[bytes, Snapshot]) -> list[dict[str, A
     return [snapshot_document(identifier, snapshot) for identifier, snapshot in snapshots.items()]
 
 
+def group_key(group: Group) -> dict[str, Any]:
+    """What the snapshots of a group have in common, as JSON."""
+    return {
+        "hostname": group.host,
+        "paths": None if group.paths is None else [path_fields(path)["path"] for path in group.paths],
+        "tags": None if group.tags is None else list(group.tags),
+    }
+
+
 def _group_documents(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return [
         {
-            "group_key": {
-                "hostname": group.host,
-                "paths": None if group.paths is None else [path_fields(path)["path"] for path in group.paths],
-                "tags": None if group.tags is None else list(group.tags),
-            },
+            "group_key": group_key(group),
             "snapshots": _snapshot_documents(group.snapshots),
         }
         for group in groups
