@@ -33,7 +33,7 @@ def plan_fields(plan: PrunePlan) -> dict[str, Any]:
             for name, packs in groups.items()
         },
         "revive": {"count": len(plan.revive), "packs": [pack.hex() for pack in plan.revive]},
-        "wrong_size": [pack.hex() for pack in plan.suspicious],
+        "damaged": [pack.hex() for pack in plan.suspicious],
     }
 
 
@@ -65,7 +65,8 @@ def show_plan(output: Output, plan: PrunePlan, grace: timedelta) -> None:
         output.result("")
         output.result(table(("Packs", "Count", "Size"), steps, "<>>", output.style))
     if plan.suspicious:
-        output.notice("warning", b"", f"{len(plan.suspicious)} packs have not the size they should have: run check")
+        count = len(plan.suspicious)
+        output.notice("warning", b"", f"{count} packs that snapshots need are damaged: run 'backupforge check'")
 
 
 def _steps(plan: PrunePlan, grace: timedelta) -> Iterator[tuple[str, int, int]]:

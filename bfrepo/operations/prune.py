@@ -1,6 +1,7 @@
 """Freeing the space that no snapshot needs, while others back up and prune (INV-8).
 
     look      claims, then snapshots, then the index, then the packs there are; mark what they need; plan
+    prove     of what several live packs have, read the copy that is to stay
     delete    what was condemned long enough ago, and what others doomed and left: doom, look again, delete
     revive    take back the condemnation of what is needed; copy out what is needed of doomed packs
     condemn   what is not needed: a prune after the grace time deletes it
@@ -40,11 +41,12 @@ from bfrepo.repository.prune import (
     PrunePlan,
     UnusedLimit,
     Weights,
+    copies_to_prove,
     make_plan,
     wanted_after_all,
     weigh,
 )
-from bfrepo.repository.repack import Repacked, Repacker
+from bfrepo.repository.repack import Repacked, Repacker, find_damaged
 from bfrepo.repository.repository import Repository
 from bfrepo.storage.base import ObjectKind
 
@@ -148,6 +150,8 @@ class _Prune:
         self._options = options
         self._reporter = reporter
         self._cancelled = cancelled
+        self._acts = acts
+        self._damaged: dict[bytes, str] = {}
         self._view = Observer(repository, reporter.progress, cancelled, removes_claims=acts)
 
     def plan(self) -> PrunePlan:
@@ -156,6 +160,8 @@ class _Prune:
         if self._view.lost_packs(weights):  # by another prune, perhaps, between our looks at the index and at the packs
             weights = self._look()
         self._refuse(weights)
+        if self._acts:
+            weights = self._prove_copies(weights)
         now, config = self._repository.clock.now(), self._repository.config
         limits = PruneLimits(
             grace=self._options.grace,
@@ -185,8 +191,23 @@ class _Prune:
     def _look(self) -> Weights:
         """Look, and find out how much of each pack is needed."""
         self._view.look()
-        self._weights = weigh(self._view.index.table, self._view.marks, self._view.stored)
+        self._weights = weigh(self._view.index.table, self._view.marks, self._view.stored, self._damaged)
         return self._weights
+
+    def _prove_copies(self, weights: Weights) -> Weights:
+        """Before one of two live copies is given up, read the one that is to stay; choose anew where it is damaged."""
+        view = self._view
+        while wanted := copies_to_prove(weights, view.index.table, view.marks):
+            found = find_damaged(
+                view.loader, self._repository.blob_hash, wanted, self._cancelled, workers=self._options.workers
+            )
+            if not found:
+                break
+            for pack, why in found.items():
+                self._reporter.problem(b"", f"pack {short_id(pack)} is damaged, and another copy is used: {why}")
+            self._damaged.update(found)
+            self._weights = weights = weigh(view.index.table, view.marks, view.stored, self._damaged)
+        return weights
 
     def _refuse(self, weights: Weights) -> None:
         """Raise CannotPrune when it looks as if something was hidden from us."""

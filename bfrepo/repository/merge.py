@@ -6,10 +6,10 @@ again. Large objects that hold nothing to leave out stay as they are, and no new
 What happens to flags:
 - A doom of a pack that is there is never moved: its object stays until the pack is gone. Another prune, or a backup,
   may list while objects are joined, and see neither the old nor the new one; of all things it must not miss that.
-- The doom of a pack that is gone outlives its entry by a month, one flag of some 60 bytes a pack. A merge that began
+- The doom of a pack that is gone outlives its entry by a month, one flag of some 60 bytes for each. A merge that began
   earlier may bring the entry back, and a backup that began earlier may rely on the pack. Safety does not rest on that
-  month: whoever looks (a prune always, a backup that sees a prune's traces) lists the packs after the index, and takes
-  no pack for granted that is not there.
+  month, which ends by a clock: whoever looks, prune or backup, lists the packs after the index, and takes none for
+  granted that is not there.
 - What is taken back goes together with its revocation. Should an older merge bring it back alone, a pack is condemned
   or doomed once more, which at worst has its blobs copied.
 

@@ -8,15 +8,18 @@
                not needed          deleted, by whoever finds it
     unnamed    in no index object: left by a crash, or a backup is writing them right now; as if not needed
 
-A blob that lies in several packs is needed in one of them: a live one that is there, and of these the one with most
-other use. All sizes are bytes as stored; the used part of a frame is its share by plaintext. docs/format.md ("Living
-together") says why the steps make this safe; bfrepo/operations/prune.py takes them.
+A blob that lies in several packs is needed in one of them: a live one that is there and whole, and of these the one
+with most other use. Before a live copy is given up the one that stays is read, or damage would go unnoticed until it is
+all that is left.
+
+All sizes are bytes as stored; the used part of a frame is its share by plaintext. docs/format.md ("Living together")
+says why the steps make this safe; bfrepo/operations/prune.py takes them.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -121,7 +124,7 @@ class PrunePlan:
 
     `revive` are condemned packs that are needed, `rescue` doomed ones, `delete` goes now, `condemn` later, `repack` is
     copied and then goes too. `waiting` are condemned and within their grace time. `vanished` are named by the index and
-    neither there nor needed; of these nobody has doomed those in `bury`. `suspicious` have not their right size.
+    neither there nor needed; of these nobody has doomed those in `bury`. `suspicious` are damaged, and needed.
     """
 
     total_size: int
@@ -175,12 +178,14 @@ class PrunePlan:
         return bool(self.revive or self.rescue or self.delete or self.condemn or self.repack or self.vanished)
 
 
-def weigh(table: BlobTable, marks: Marks, stored: Mapping[bytes, int]) -> Weights:
-    """How much of each pack is needed. `stored` are the packs there are, with their sizes.
+def weigh(
+    table: BlobTable, marks: Marks, stored: Mapping[bytes, int], damaged: Collection[bytes] = frozenset()
+) -> Weights:
+    """How much of each pack is needed. `stored` are the packs there are, with their sizes, `damaged` some of them.
 
     Changes which copy of a blob the table uses: from then on the best one.
     """
-    packs = [_pack_use(pack, stored.get(pack.id)) for pack in table.packs()]
+    packs = [_pack_use(pack, stored.get(pack.id), damaged) for pack in table.packs()]
     ranks = {pack.id: _rank(pack) for pack in packs}
     used = array("I", bytes(4 * table.frames))
     many = [blob_id for blob_id in table.duplicated() if marks.is_needed(blob_id)]
@@ -193,8 +198,9 @@ def weigh(table: BlobTable, marks: Marks, stored: Mapping[bytes, int]) -> Weight
     return Weights(packs, {pack: size for pack, size in stored.items() if pack not in named}, used)
 
 
-def _pack_use(pack: PackInfo, stored: int | None) -> PackUse:
-    return PackUse(pack.id, stored or 0, pack.kind, pack.state, pack.frames, sound=stored == pack.size)
+def _pack_use(pack: PackInfo, stored: int | None, damaged: Collection[bytes]) -> PackUse:
+    sound = stored == pack.size and pack.id not in damaged
+    return PackUse(pack.id, stored or 0, pack.kind, pack.state, pack.frames, sound=sound)
 
 
 def _rank(pack: PackUse) -> int:
@@ -261,6 +267,17 @@ def wanted_after_all(weights: Weights, table: BlobTable, marks: Marks) -> set[by
         if not packs & live and marks.is_needed(blob_id):
             wanted |= packs
     return wanted
+
+
+def copies_to_prove(weights: Weights, table: BlobTable, marks: Marks) -> dict[int, list[bytes]]:
+    """Needed blobs of which one live copy is to stay and another to go: those that stay, by frame."""
+    live = {pack.id for pack in weights.packs if pack.state is PackState.LIVE and pack.sound}
+    found: dict[int, list[bytes]] = {}
+    for blob_id in table.duplicated():
+        packs = [table.pack_of(place.frame) for place in table.copies(blob_id)]
+        if packs[0] in live and any(pack in live for pack in packs[1:]) and marks.is_needed(blob_id):
+            found.setdefault(table.place(blob_id).frame, []).append(blob_id)
+    return found
 
 
 def make_plan(weights: Weights, flags: Mapping[bytes, Sequence[PackFlag]], limits: PruneLimits) -> PrunePlan:
@@ -359,7 +376,7 @@ def _state_of(flags: Iterable[PackFlag]) -> PackState:
 
 def _choose_repacks(kept: Sequence[PackUse], limits: PruneLimits) -> list[PackUse]:
     """The packs whose copying gains most for what it costs, until little enough is unused; and many small ones."""
-    live = [pack for pack in kept if pack.state is PackState.LIVE and pack.sound]
+    live = [pack for pack in kept if pack.state is PackState.LIVE]
     wasteful = sorted((pack for pack in live if pack.unused), key=lambda pack: (-pack.unused / _cost(pack), pack.id))
     unused = sum(pack.unused for pack in wasteful)
     allowed = limits.max_unused.allowed(sum(pack.used for pack in kept))

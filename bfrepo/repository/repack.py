@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
 from bfrepo.core.errors import DamagedObject, Interrupted, StorageFull, StorageObjectMissing, UnsupportedFormat
-from bfrepo.core.ids import ID_SIZE, BlobKind
+from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
 from bfrepo.core.progress import Progress
+from bfrepo.core.protocols import Buffer
 from bfrepo.core.units import KIB
 from bfrepo.index.marks import Marks
 from bfrepo.index.table import BlobTable
@@ -190,6 +191,40 @@ class Repacker:
             data = self._loader.load(kind, blob_id)
             self._progress.bytes_done += len(data)
             saver.save(kind, data)
+
+
+def find_damaged(
+    loader: Loader,
+    hash_blob: Callable[[Buffer], bytes],
+    wanted: Mapping[int, Sequence[bytes]],
+    cancelled: Callable[[], bool],
+    *,
+    workers: int,
+) -> dict[bytes, str]:
+    """Read blobs where the table says they are, frame by frame; what is wrong with the packs that do not have them.
+
+    Raises StorageError and Interrupted.
+    """
+    table = loader.table
+
+    def prove(frame: int) -> tuple[bytes, str] | None:
+        if cancelled():
+            raise Interrupted("stopped while copies were compared")
+        try:
+            plain = loader.open_frame(frame)
+        except _UNREADABLE as error:
+            return table.pack_of(frame), str(error)
+        for blob_id in wanted[frame]:
+            place = table.place(blob_id)
+            if hash_blob(plain[place.offset : place.offset + place.size]) != blob_id:
+                return table.pack_of(frame), f"blob {short_id(blob_id)} does not hash to its ID"
+        return None
+
+    frames = sorted(wanted)
+    if workers < 2 or len(frames) < 2:
+        return dict(found for found in map(prove, frames) if found)
+    with ThreadPoolExecutor(workers, thread_name_prefix="prove") as pool:
+        return dict(found for found in pool.map(prove, frames) if found)
 
 
 def _frames(pack: PackUse, directory: PackDirectory) -> Iterator[tuple[int, list[bytes], Sequence[int]]]:

@@ -98,11 +98,8 @@ def test_an_empty_repository() -> None:
 def test_a_snapshot_that_is_not_listed(disk: MemoryBackend) -> None:
     """A store that hides a snapshot which another one came after is caught at it."""
     faulty = FaultyBackend(disk)
-    repository = reopen(disk)
-    run_backup(repository, {"data/one": incompressible(2, 50_000)})
-    from bfrepo.operations.snapshots import load_snapshots
-
-    parent = list(load_snapshots(repository).values())[-1].parent
+    parent = run_backup(reopen(disk), {"data/one": incompressible(2, 50_000)}).parent_id
+    assert parent is not None
     faulty.hide(ObjectKind.SNAPSHOT, parent.hex())
     assert parent.hex()[:8] in refuses(disk, faulty, CannotPrune)
 

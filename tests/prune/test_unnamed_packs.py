@@ -11,7 +11,7 @@ from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.memory import MemoryBackend
 from tests.support.backups import incompressible, run_backup
 from tests.support.damage import run_check
-from tests.support.faulty import FaultyBackend, copy_of
+from tests.support.faulty import FaultyBackend
 from tests.support.real_pruning import run_prune
 from tests.support.repositories import FakeClock, make_repository, names, reopen
 from tests.support.restoring import expected, restored_snapshots
@@ -101,16 +101,18 @@ def test_a_running_backup_whose_packs_are_condemned(disk: MemoryBackend) -> None
     check_both(disk)
 
 
-def test_dooms_are_remembered_in_the_index_that_the_backup_writes(disk: MemoryBackend) -> None:
-    """INV-8: a backup that wrote its index after two prunes deleted its packs and joined the index still notices."""
-    others = copy_of(disk)
-    assert names(others, ObjectKind.PACK) == names(disk, ObjectKind.PACK)
+@pytest.mark.parametrize("days", [1, 40])
+def test_a_backup_names_packs_that_were_deleted_long_ago(disk: MemoryBackend, days: int) -> None:
+    """INV-8: a backup that writes its index after its packs were deleted notices, also if nothing else recalls them."""
 
     def prune() -> None:
-        run_prune(disk)
-        for number in range(20):
+        clock = FakeClock()
+        run_prune(disk, clock=clock)
+        clock.advance(days * 24 * 3600)
+        for number in range(20):  # so many that the index is joined
             run_backup(reopen(disk), {f"data/{number}": bytes([number]) * 100})
-        run_prune(disk)
+        run_prune(disk, clock=clock)
+        assert bool(reopen(disk).index.flags) == (days < 30)
 
     run_backup(reopen(Meanwhile(disk, ObjectKind.INDEX, prune)), LOST)
     assert expected(LOST) in restored_snapshots(reopen(disk)).values()
