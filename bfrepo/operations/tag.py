@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from bfrepo.core.errors import Interrupted, UsageError
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
-from bfrepo.data.snapshot import Snapshot
+from bfrepo.data.snapshot import Snapshot, encode_snapshot
+from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.operations.succession import is_there, publish_successor, remove_predecessor, successor
 from bfrepo.repository.repository import Repository
 
@@ -63,6 +64,8 @@ def change_tags(
     Raises Interrupted between two snapshots, and StorageDenied from a store that deletes nothing: then there are both.
     """
     result = TagResult()
+    known = load_snapshots(repository, on_error=lambda name, error: None, held=snapshots)
+    made_before = {encode_snapshot(each): identifier for identifier, each in known.items()}
     for identifier, snapshot in snapshots.items():
         if cancelled():
             raise Interrupted(f"stopped: {len(result.changed)} snapshots were changed")
@@ -75,7 +78,9 @@ def change_tags(
             reporter.warn(b"", f"snapshot {short_id(identifier)} was removed by somebody meanwhile")
             continue
         changed = successor(identifier, snapshot, tags=tags, label=label)
-        new_id = publish_successor(repository, identifier, changed, repository.index.objects)
+        new_id = made_before.get(encode_snapshot(changed))  # by a run that died before it removed the old one
+        if new_id is None or not is_there(repository, new_id):
+            new_id = publish_successor(repository, identifier, changed, repository.index.objects)
         remove_predecessor(repository, identifier, new_id)
         result.changed[identifier] = new_id
         reporter.progress.files_done += 1

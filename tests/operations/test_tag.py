@@ -155,7 +155,7 @@ def test_power_cut_at_any_moment(backend: FaultyBackend) -> None:
         )
         assert plan.removed == [], point
         tag(point.disk, ADD_X)
-        assert all("x" in each.tags for each in there(point.disk)), point
+        assert ["x" in each.tags for each in there(point.disk)] == [True, True], point
 
 
 def test_one_that_is_gone_meanwhile(backend: FaultyBackend) -> None:
