@@ -1,17 +1,23 @@
 """Making a snapshot visible, so that no prune that runs at the same time can take away what it needs (INV-1, INV-8).
 
     claim     write the root tree, and the ID the snapshot will have
-    look      list the index again: if no pack was doomed and none is gone since the backup began, all is well
+    look      list the index again, then the packs: if none was doomed and none is gone since the backup began, all is
+              well
     mend      otherwise walk the tree against the index as it is now; what is only in doomed or missing packs is
               stored again, read from its old pack while that is still there; look once more
     snapshot  write it
     unclaim   remove the claim; if somebody removed it first, check the snapshot and take it back if it dangles
 
 A prune writes its flag before it looks for claims, a backup its claim before it looks for flags, so at least one of the
-two sees the other; if both do, both give way. Why that is enough: docs/format.md, "Living together".
+two sees the other; if both do, both give way. The packs are listed after the index, because flags move when index
+objects are merged, and a listing during which that happens need show neither the old object nor the new one. Dooms move
+only when the packs they doom are gone, so what such a listing of the index hides, that of the packs shows. Why all that
+is enough: docs/concurrency.md.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageDenied, StorageObjectMissing
 from bfrepo.core.ids import BlobKind, short_id
@@ -19,6 +25,7 @@ from bfrepo.data.references import reachable
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Claim, Snapshot, encode_claim, encode_snapshot
 from bfrepo.index.format import PackState
 from bfrepo.index.index import Index
+from bfrepo.repository.inventory import list_packs
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.saver import SaverOptions
 from bfrepo.storage.base import ObjectKind
@@ -71,38 +78,43 @@ def _make_sure(repository: Repository, tree: bytes, known_index: set[str], optio
     """Return once everything below `tree` is in packs that nobody is about to delete."""
     for _ in range(_MOST_LOOKS):
         before = repository.index
-        if repository.index_names() == known_index and _all_stay(before, before, reused):
+        index = before if repository.index_names() == known_index else repository.fresh_index()
+        states = _pack_states(repository, index)
+        if _all_stay(before, states, reused):
             return
-        index = repository.fresh_index()
-        if _all_stay(before, index, reused):
-            return
-        lost = unsafe_blobs(repository, index, tree)
+        lost = _unsafe_blobs(repository, index, states, tree)
         if not lost:
             return
-        known_index = _store_again(repository, index, lost, options) | index.objects
+        known_index = _store_again(repository, index, states, lost, options) | index.objects
     raise BackupForgeError(
         f"other programs keep deleting what this backup needs from {repository.location}",
         hint="run the backup again when no prune without grace time is running",
     )
 
 
-def _all_stay(before: Index, now: Index, reused: bool) -> bool:
+def _pack_states(repository: Repository, index: Index) -> dict[bytes, PackState]:
+    """How far each pack of the index is on its way out, by the packs that are there now: one that is not is doomed."""
+    stored = list_packs(repository)
+    return {pack.id: pack.state if pack.id in stored else PackState.DOOMED for pack in index.table.packs()}
+
+
+def _all_stay(before: Index, states: Mapping[bytes, PackState], reused: bool) -> bool:
     """Whether no pack that the snapshot may rely on is doomed or gone:
 
     other backups only added packs of their own.
     """
-    states = {pack.id: pack.state for pack in now.table.packs()}
     relied_on = (pack.id for pack in before.table.packs() if reused or pack.state is PackState.LIVE)
     return all(states.get(pack_id, PackState.DOOMED) is not PackState.DOOMED for pack_id in relied_on)
 
 
-def unsafe_blobs(repository: Repository, index: Index, tree: bytes) -> dict[bytes, BlobKind]:
+def _unsafe_blobs(
+    repository: Repository, index: Index, states: Mapping[bytes, PackState], tree: bytes
+) -> dict[bytes, BlobKind]:
     """Blobs below `tree` (with their kind) that no live or condemned pack of `index` holds.
 
     Raises ContentLost when a tree, or a list in it, cannot be read any more.
     """
     table = index.table
-    states = {pack.id: pack.state for pack in table.packs()}
     lost: dict[bytes, BlobKind] = {}
     try:
         for kind, blob_id in reachable(repository.make_loader(index), tree):
@@ -114,8 +126,17 @@ def unsafe_blobs(repository: Repository, index: Index, tree: bytes) -> dict[byte
     return lost
 
 
-def _store_again(repository: Repository, index: Index, lost: dict[bytes, BlobKind], options: SaverOptions) -> set[str]:
+def _store_again(
+    repository: Repository,
+    index: Index,
+    states: Mapping[bytes, PackState],
+    lost: dict[bytes, BlobKind],
+    options: SaverOptions,
+) -> set[str]:
     """Copy blobs out of packs that may be deleted any moment; the index objects that name the copies."""
+    for pack_id, state in states.items():
+        index.table.set_state(pack_id, state)  # those that are gone do not count as copies
+    index.table.prefer_live()
     repository.index = index
     loader = repository.loader
     saver = repository.make_saver(options)
@@ -141,7 +162,8 @@ def _claim_stands(repository: Repository, claim_name: str) -> bool:
 
 
 def _check_or_take_back(repository: Repository, name: str, tree: bytes) -> None:
-    if not unsafe_blobs(repository, repository.fresh_index(), tree):
+    index = repository.fresh_index()
+    if not _unsafe_blobs(repository, index, _pack_states(repository, index), tree):
         return
     repository.backend.delete(ObjectKind.SNAPSHOT, name)
     raise ContentLost(f"snapshot {name[:8]} was taken back: what it needs was deleted while its claim was missing")

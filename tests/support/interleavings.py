@@ -8,10 +8,11 @@ ever makes another call after the same answers, NotRepeatable says so.
 
 What is covered: a call happens at once, and calls happen in any order that each program for itself would make them in.
 With `reads_wait` a deletion can also come between listing an object and reading it, or between two reads; without it a
-program reads what it has just listed before anybody else has a turn. With `crashes` every program may also die after
-each change that it made. Situations that are equal for all that follows are explored once: the same objects, and every
-program with the same history. Nothing is left out beyond that, unless `most_preemptions` bounds how often a program
-that could go on has to wait.
+program reads what it has just listed before anybody else has a turn. With `slow_listings` a listing takes a while, and
+shows or does not show, in every combination, what is written or deleted meanwhile: that is all that storage/base.py
+promises of one. With `crashes` every program may also die after each change that it made. Situations that are equal for
+all that follows are explored once: the same objects, and every program with the same history. Nothing is left out
+beyond that, unless `most_preemptions` bounds how often a program that could go on has to wait.
 """
 
 from __future__ import annotations
@@ -302,13 +303,14 @@ _ENDED = -1
 
 class Situation(NamedTuple):
     """Which objects exist, where each program stands, whose turn it was last, and how often one that could go on had
-    to wait.
+    to wait. `listings` are those that have begun, by program: what one shows in any case, and what it may show.
     """
 
     present: int
     places: tuple[int, ...]
     last: int
     preemptions: int
+    listings: tuple[tuple[int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +336,7 @@ class Explorer:
         *,
         reads_wait: bool = False,
         crashes: bool = False,
+        slow_listings: bool = False,
         most_preemptions: int | None = None,
     ) -> None:
         self.objects = Objects()
@@ -344,6 +347,7 @@ class Explorer:
         self.programs = [Learned(name, program, self.objects) for name, program in programs.items()]
         self._reads_wait = reads_wait
         self._crashes = crashes
+        self._slow_listings = slow_listings
         self._most_preemptions = most_preemptions
 
     def run(self, judge: Callable[[int], str], judge_end: Callable[[int], str], *, most_situations: int) -> Explored:
@@ -358,7 +362,8 @@ class Explorer:
                 program.close()
 
     def _search(self, judge: Callable[[int], str], judge_end: Callable[[int], str], most: int) -> Explored:
-        begin = Situation(self.first, (0,) * len(self.programs), -1, 0)
+        count = len(self.programs)
+        begin = Situation(self.first, (0,) * count, -1, 0, (None,) * count)
         # Hashes in place of situations: of ten million, two share one with a probability of 1 in 300,000.
         seen = {hash(begin)}
         path = [(begin, "", self._successors(begin))]
@@ -389,54 +394,70 @@ class Explorer:
         return Explored(situations, ends, runs, calls, wrong, steps, complete)
 
     def _successors(self, situation: Situation) -> Iterator[tuple[str, Situation]]:
-        present, places, last, preemptions = situation
+        _, places, last, preemptions, _ = situation
         may_go_on = last >= 0 and places[last] != _ENDED
         for number, program in enumerate(self.programs):
             if places[number] == _ENDED:
                 continue
-            waited = preemptions
-            if self._most_preemptions is not None and may_go_on and number != last:
-                waited += 1
+            if self._most_preemptions is not None:
+                waited = preemptions + (may_go_on and number != last)
                 if waited > self._most_preemptions:
                     continue
-            turn = -1 if self._most_preemptions is None else number
+                situation = situation._replace(last=number, preemptions=waited)
             place = program.places[places[number]]
             if self._crashes and place.changed:
-                yield f"{program.name}: dies", self._moved(situation, number, _ENDED, present, turn, waited)
-            after, at = self._step(program, place, present)
-            yield self._tell(program, place), self._moved(situation, number, at, after, turn, waited)
+                yield f"{program.name}: dies", _moved(situation, number, _ENDED)
+            yield from self._steps(situation, number, place)
 
-    @staticmethod
-    def _moved(situation: Situation, number: int, at: int, present: int, turn: int, waited: int) -> Situation:
-        places = situation.places
-        return Situation(present, (*places[:number], at, *places[number + 1 :]), turn, waited)
+    def _steps(self, situation: Situation, number: int, place: _Place) -> Iterator[tuple[str, Situation]]:
+        """What a program's next call can lead to."""
+        program = self.programs[number]
+        told = self._tell(program, place)
+        verb, subject = place.call or Call("begin", 0)
+        if verb != "list" or not self._slow_listings:
+            situation, at = self._make(situation, program, place)
+            yield told, self._read_on(situation, number, at)
+            return
+        mask = self.objects.masks[KINDS[subject]]
+        begun = situation.listings[number]
+        if begun is None:
+            shown = situation.present & mask
+            yield f"{told}, begins", _listing(situation, number, (shown, shown))
+            return
+        certain, possible = begun[0] & mask, begun[1] & mask
+        ended = _listing(situation, number, None)
+        for more in _subsets(possible & ~certain):
+            at = self._go_on(program, place, certain | more)
+            yield f"{told}: {(certain | more).bit_count()}", self._read_on(ended, number, at)
 
-    def _step(self, program: Learned, place: _Place, present: int) -> tuple[int, int]:
-        """One call, and the reads that follow it at once: the objects that exist then, and the program's place."""
-        present, at = self._make(program, place, present)
+    def _read_on(self, situation: Situation, number: int, at: int) -> Situation:
+        """What comes of it when the program also makes the reads that follow at once, unless those wait."""
+        program = self.programs[number]
         while not self._reads_wait and at != _ENDED:
             place = program.places[at]
             if place.call is None or place.call.verb != "look":
                 break
-            present, at = self._make(program, place, present)
-        return present, at
+            situation, at = self._make(situation, program, place)
+        return _moved(situation, number, at)
 
-    def _make(self, program: Learned, place: _Place, present: int) -> tuple[int, int]:
-        call = place.call
-        if call is None:
-            raise AssertionError("a program that has ended makes no call")
-        verb, subject = call
-        answer = 0
+    def _make(self, situation: Situation, program: Learned, place: _Place) -> tuple[Situation, int]:
+        """Make a call at once: the situation but for the program's place, and that place."""
+        verb, subject = place.call or Call("begin", 0)
+        answer, bit = 0, 1 << subject
         if verb == "list":
-            answer = present & self.objects.masks[KINDS[subject]]
+            answer = situation.present & self.objects.masks[KINDS[subject]]
         elif verb == "look":
-            answer = present >> subject & 1
+            answer = situation.present >> subject & 1
         elif verb == "save":
-            present |= 1 << subject
+            situation = _changed(situation, situation.present | bit, shown=0, possible=bit)
         elif verb == "delete":
-            present &= ~(1 << subject)
+            situation = _changed(situation, situation.present & ~bit, shown=bit, possible=0)
+        return situation, self._go_on(program, place, answer)
+
+    @staticmethod
+    def _go_on(program: Learned, place: _Place, answer: int) -> int:
         at = program.next(place.number, answer)
-        return present, _ENDED if program.places[at].call is None else at
+        return _ENDED if program.places[at].call is None else at
 
     def _tell(self, program: Learned, place: _Place) -> str:
         call = place.call
@@ -446,3 +467,31 @@ class Explorer:
             return f"{program.name}: list {KINDS[call.subject].value}"
         kind, name = self.objects.names[call.subject]
         return f"{program.name}: {call.verb} {kind.value}/{name[:12]}"
+
+
+def _moved(situation: Situation, number: int, at: int) -> Situation:
+    places = situation.places
+    return situation._replace(places=(*places[:number], at, *places[number + 1 :]))
+
+
+def _listing(situation: Situation, number: int, listing: tuple[int, int] | None) -> Situation:
+    listings = situation.listings
+    return situation._replace(listings=(*listings[:number], listing, *listings[number + 1 :]))
+
+
+def _changed(situation: Situation, present: int, *, shown: int, possible: int) -> Situation:
+    """After a change, of which listings under way may or may not know: `shown` is no longer shown in any case."""
+    listings = tuple(
+        None if listing is None else (listing[0] & ~shown, listing[1] | possible) for listing in situation.listings
+    )
+    return situation._replace(present=present, listings=listings)
+
+
+def _subsets(mask: int) -> Iterator[int]:
+    """All sets of some of the members of a set."""
+    subset = mask
+    while True:
+        yield subset
+        if not subset:
+            return
+        subset = (subset - 1) & mask
