@@ -318,7 +318,8 @@ def test_moved_by_a_prune(encryption: Encryption) -> None:
     wanted = everything_in(opened(source))[1:]
     source.delete(ObjectKind.SNAPSHOT, old.hex())
 
-    reporter, moved = Problems(), []
+    reporter = Problems()
+    moved: list[set[str]] = []
 
     def look() -> bool:
         if not moved:
