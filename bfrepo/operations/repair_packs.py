@@ -155,10 +155,10 @@ class _Copying:
 
     def copy_what_is_missing(self) -> bool:
         """Store what no trusted live pack of the index of now holds; whether there was anything. Raises Interrupted."""
-        index = sound_inventory(self._repository).index
-        table = index.table
+        inventory = sound_inventory(self._repository)
+        index, table = inventory.index, inventory.index.table
         known = {info.id for info in table.packs()}
-        for pack in known - self._trusted:
+        for pack in known - (self._trusted & inventory.stored.keys()):
             table.set_state(pack, PackState.DOOMED)
         table.prefer_live()
         if all(map(table.holds, self._wanted)):

@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-import msgspec
-
-from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageError, StorageObjectMissing, UnsupportedFormat
 from bfrepo.core.ids import resolve_prefix
 from bfrepo.core.progress import Reporter
@@ -27,14 +24,13 @@ from bfrepo.data.selection import find_snapshot
 from bfrepo.data.snapshot import Snapshot, decode_claim
 from bfrepo.operations.mending import LostPath, TreeMender
 from bfrepo.operations.missing_packs import distrust_missing_packs
-from bfrepo.operations.publish import publish
 from bfrepo.operations.repair_index import LeftAlone
 from bfrepo.operations.repair_packs import sound_inventory
 from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.succession import is_there, publish_successor, storing, successor
 from bfrepo.repository.inventory import Inventory
 from bfrepo.repository.quarantine import Quarantine
 from bfrepo.repository.repository import Repository
-from bfrepo.repository.saver import SaverOptions
 from bfrepo.storage.base import ObjectKind
 
 REPAIRED_TAG: Final = "repaired"
@@ -137,15 +133,10 @@ def plan_snapshot_repair(
 
 
 def repair_snapshots(
-    repository: Repository,
-    plan: SnapshotRepairPlan,
-    quarantine: Quarantine,
-    reporter: Reporter,
-    *,
-    workers: int | None = None,
+    repository: Repository, plan: SnapshotRepairPlan, quarantine: Quarantine, reporter: Reporter
 ) -> dict[bytes, bytes]:
     """Do what the plan says; the new snapshots by their originals. The originals go when all new ones are there."""
-    made = _make_snapshots(repository, plan, reporter, workers or native_threads()) if plan.to_make else {}
+    made = _make_snapshots(repository, plan, reporter) if plan.to_make else {}
     for identifier in plan.to_remove:
         quarantine.remove(repository.backend, ObjectKind.SNAPSHOT, identifier.hex())
     for claim in plan.claims:
@@ -186,7 +177,7 @@ def _make_mender(inventory: Inventory, reporter: Reporter, cancelled: Callable[[
 def _describe(
     identifier: bytes, snapshot: Snapshot, snapshots: Mapping[bytes, Snapshot], mender: TreeMender
 ) -> SnapshotDamage:
-    wanted = _successor(identifier, snapshot, snapshot.tree)
+    wanted = _describe_new(identifier, snapshot, snapshot.tree)
     successors = (
         other
         for other, each in snapshots.items()
@@ -203,31 +194,24 @@ def _describe(
     )
 
 
-def _successor(identifier: bytes, snapshot: Snapshot, tree: bytes) -> Snapshot:
-    return msgspec.structs.replace(
-        snapshot,
-        tree=tree,
-        tags=sorted({*snapshot.tags, REPAIRED_TAG}),
-        original=snapshot.original or identifier,
-    )
+def _describe_new(identifier: bytes, snapshot: Snapshot, tree: bytes) -> Snapshot:
+    return successor(identifier, snapshot, tree=tree, tags=sorted({*snapshot.tags, REPAIRED_TAG}))
 
 
-def _make_snapshots(
-    repository: Repository, plan: SnapshotRepairPlan, reporter: Reporter, workers: int
-) -> dict[bytes, bytes]:
-    config = repository.config
-    options = SaverOptions(config.compression, config.pack_size, workers)
-    repository.refresh_index()
+def _make_snapshots(repository: Repository, plan: SnapshotRepairPlan, reporter: Reporter) -> dict[bytes, bytes]:
+    """Index, then a look whether the originals are still there, then the new ones: see succession.py."""
+    index = repository.refresh_index()
+    present = [damage for damage in plan.to_make if is_there(repository, damage.id)]
     distrust_missing_packs(repository, reporter)
-    saver = repository.make_saver(options)
+    saver = repository.make_saver(storing(repository))
+    made = {}
     try:
-        trees = plan.mender.save_mended(saver, {damage.snapshot.tree for damage in plan.to_make})
+        trees = plan.mender.save_mended(saver, {damage.snapshot.tree for damage in present})
         saver.flush()
-        known = repository.index.objects | saver.index_objects
-        made = {}
-        for damage in plan.to_make:
-            successor = _successor(damage.id, damage.snapshot, trees[damage.snapshot.tree])
-            made[damage.id] = publish(repository, successor, known, options)
+        for damage in present:
+            new = _describe_new(damage.id, damage.snapshot, trees[damage.snapshot.tree])
+            repository.index = index  # publishing may have gone on to a later one
+            made[damage.id] = publish_successor(repository, damage.id, new, index.objects | saver.index_objects)
         return made
     finally:
         saver.close()

@@ -160,6 +160,23 @@ def test_another_copy_is_no_loss(small: SmallRepository, quarantine: Path) -> No
     assert repository.loader.load(BlobKind.DATA, repository.blob_hash(LATE)) == LATE
 
 
+def test_a_backup_heals_a_lost_pack_without_repair(small: SmallRepository, quarantine: Path) -> None:
+    """A backup relies on nothing that a missing pack held; what the index still says of that pack, a repair drops."""
+    backend = small.copy()
+    pack = small.packs(BlobKind.DATA)[0]
+    backend.delete(ObjectKind.PACK, pack.hex())
+    for tree in (OLD_FILES, NEW_FILES):
+        run_backup(reopen(backend), tree)
+
+    (finding,) = run_check(backend, EVERYTHING).findings
+
+    assert (finding.kind, finding.snapshots) == ("pack-missing", ())
+    assert "none of which a snapshot lacks" in finding.message
+    assert f"repair packs {pack.hex()[:8]}" in str(finding.hint)
+    assert not mend_packs(backend, quarantine, [pack.hex()]).lost
+    assert run_check(backend, EVERYTHING).findings == ()
+
+
 def test_two_damaged_packs_with_one_blob(small: SmallRepository, quarantine: Path) -> None:
     """A blob that is intact in one damaged pack and lost in another is saved."""
     backend = small.copy()

@@ -47,7 +47,7 @@ def mend_snapshots(
     """Plan and execute a repair of snapshots; the plan, and the new snapshots by their originals."""
     repository = reopen_unread(backend)
     plan = plan_snapshot_repair(repository, chosen, Quiet(), never, forget=forget)
-    return plan, repair_snapshots(repository, plan, Quarantine(folder), Quiet(), workers=1)
+    return plan, repair_snapshots(repository, plan, Quarantine(folder), Quiet())
 
 
 def mend_all(backend: Backend, folder: Path, *, read_all: bool = False) -> None:
