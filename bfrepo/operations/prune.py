@@ -34,7 +34,7 @@ from bfrepo.core.progress import Reporter
 from bfrepo.core.units import GIB
 from bfrepo.index.format import FLAG_ID_SIZE, IndexContent, PackFlag, encode_index
 from bfrepo.operations.looking import Observer
-from bfrepo.repository.merge import Merged, merge_index
+from bfrepo.repository.merge import Merged, drop_condemnations, merge_index
 from bfrepo.repository.prune import (
     PackUse,
     PruneLimits,
@@ -252,7 +252,7 @@ class _Prune:
             try:
                 dooms = self._write_flags("doomed", batch)
             except StorageFull as error:
-                if len(batch) == 1:
+                if len(batch) == 1 and not drop_condemnations(self._repository, self._view.index):
                     raise StorageFull(f"{error}: there is no room for a single flag", hint=_FULL_HINT) from error
                 at_once = 1
                 continue
@@ -327,7 +327,10 @@ class _Prune:
 
     def _condemn(self, packs: Mapping[bytes, int]) -> None:
         self._check()
-        self._write_flags("condemned", packs)
+        try:
+            self._write_flags("condemned", packs)
+        except StorageFull as error:
+            raise StorageFull(str(error), hint=_GRACE_HINT) from error
         self._result.condemned += len(packs)
         self._result.condemned_size += sum(packs.values())
 
@@ -411,6 +414,7 @@ class _Prune:
 
 
 _DENIED_HINT: Final = "run prune where deleting is allowed: this store, or its permissions, only let data be added"
+_GRACE_HINT: Final = "with --grace 0 packs are deleted one by one, which needs next to no room"
 _FULL_HINT: Final = "remove a snapshot with 'backupforge forget', which needs no room, or free a few KiB on the volume"
 
 

@@ -70,6 +70,22 @@ def merge_index(repository: Repository, index: Index) -> Merged:
         return Merged()  # somebody else is merging: one is enough, and what was written twice does no harm
 
 
+def drop_condemnations(repository: Repository, index: Index) -> int:
+    """Delete the index objects that hold nothing but condemnations, to make room where there is none; how many.
+
+    Their packs are live again, which is always safe, and condemned once more by a later prune. Raises StorageError.
+    """
+    listed = repository.backend.list(ObjectKind.INDEX)
+    small = sorted(info.name for info in listed if info.size < _SMALL and info.name in index.objects)
+    dropped = 0
+    for name, content in repository.read_index(small):
+        only_condemns = content.flags and not (content.packs or content.revoked or _dooms(content.flags))
+        if only_condemns:
+            repository.backend.delete(ObjectKind.INDEX, name)
+            dropped += 1
+    return dropped
+
+
 def _dooms(flags: Iterable[PackFlag]) -> bool:
     return any(flag.state == "doomed" for flag in flags)
 
