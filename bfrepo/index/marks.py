@@ -7,6 +7,7 @@ reach (its backup finds that out for itself), while what a snapshot needs may no
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import compress
 from typing import Final
 
 from bfrepo.core.ids import ID_SIZE
@@ -27,14 +28,17 @@ class Marks:
         self.table = table
         self._marks = bytearray(len(table))
 
+    def grow(self) -> None:
+        """Take in blobs that were added to the table since. To be called before anything else then."""
+        self._marks.extend(bytes(len(self.table) - len(self._marks)))
+
     def mark(self, packed_ids: bytes, why: int) -> list[bytes]:
         """Mark blobs, whose IDs lie one behind the other; gives back those that the table does not know."""
-        self._grow()
-        marks, position, missing = self._marks, self.table.position, []
+        marks, find, missing = self._marks, self.table.position, []
         for at in range(0, len(packed_ids), ID_SIZE):
             blob_id = packed_ids[at : at + ID_SIZE]
             try:
-                marks[position(blob_id)] |= why
+                marks[find(blob_id)] |= why
             except KeyError:
                 missing.append(blob_id)
         return missing
@@ -49,14 +53,13 @@ class Marks:
             position = self.table.position(blob_id)
         except KeyError:
             return 0
-        return self._marks[position] & (BY_SNAPSHOT | BY_CLAIM) if position < len(self._marks) else 0
+        return self._marks[position] & (BY_SNAPSHOT | BY_CLAIM)
 
     def begin_walk(self, blob_id: bytes, why: int) -> int:
         """Mark a tree that is about to be walked: its number, or -1 if it was walked before. Raises KeyError.
 
         What was walked for a snapshot need not be walked for a claim, but the other way round it must be.
         """
-        self._grow()
         position = self.table.position(blob_id)
         walked = self._marks[position] >> _WALKED_SHIFT
         if walked & (why | BY_SNAPSHOT):
@@ -67,15 +70,8 @@ class Marks:
     def needed(self) -> Iterator[int]:
         """The numbers of all blobs that anybody needs, ascending."""
         flags = self._marks.translate(_NEEDED)
-        find, at = flags.find, -1
-        while (at := find(1, at + 1)) >= 0:
-            yield at
+        return compress(range(len(flags)), flags)
 
     def count(self) -> int:
         """How many blobs anybody needs."""
         return self._marks.translate(_NEEDED).count(1)
-
-    def _grow(self) -> None:
-        """Blobs may have been added to the table since."""
-        if len(self._marks) < len(self.table):
-            self._marks.extend(bytes(len(self.table) - len(self._marks)))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import IO, Final
 
 from borghash import HashTable
@@ -151,10 +151,11 @@ class BlobTable:
         values = [first] if first is not None and first != _RESERVED else []
         return [BlobPlace(*_PLACE.unpack(value)) for value in values + self._copies.get(blob_id, [])]
 
-    def position(self, blob_id: bytes) -> int:
-        """The blob's number in this table, which it keeps for as long as the table lives. Raises KeyError."""
-        number: int = self._blobs.k_to_idx(blob_id)
-        return number
+    @property
+    def position(self) -> Callable[[bytes], int]:
+        """Gives a blob's number in this table, which it keeps for as long as the table lives. Raises KeyError."""
+        find: Callable[[bytes], int] = self._blobs.k_to_idx  # the table's own method: it is called millions of times
+        return find
 
     def at(self, position: int) -> tuple[bytes, BlobPlace]:
         """The blob with that number, and the place that is used."""
@@ -163,10 +164,10 @@ class BlobTable:
 
     def places_at(self, positions: Iterable[int]) -> Iterator[tuple[int, int]]:
         """The frame and the size of each blob by its number, at the place that is used."""
-        pair, unpack = self._blobs.idx_to_kv, _PLACE.unpack
-        for position in positions:
-            frame, _, size = unpack(pair(position)[1])
-            yield frame, size
+        pair, rest = self._blobs.idx_to_kv, iter(positions)
+        while values := b"".join([pair(position)[1] for position in islice(rest, _CACHE_BATCH)]):
+            for frame, _, size in _PLACE.iter_unpack(values):
+                yield frame, size
 
     def duplicated(self) -> list[bytes]:
         """The blobs that are in several places."""
