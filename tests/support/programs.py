@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
 
+from bfrepo.core.progress import Quiet
+from bfrepo.operations.prune import PruneOptions, prune
 from bfrepo.repository.repository import Repository, open_repository
 from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.memory import MemoryBackend
-from tests.support.backups import run_backup
+from tests.support.backups import never, run_backup
 from tests.support.pruning import Faults, Prune
 from tests.support.repositories import PASSWORD, FakeClock, make_repository
 from tests.support.restoring import expected
@@ -17,6 +21,9 @@ from tests.support.sources import Item
 OLD: Mapping[str, Item | bytes] = {"data/x": b"shared", "data/y": b"only the old one has this"}
 SAME: Mapping[str, Item | bytes] = {"data/x": b"shared"}
 MORE: Mapping[str, Item | bytes] = {"data/x": b"shared", "data/sub/z": b"new"}
+AT_ONCE: Final = PruneOptions(grace=timedelta(0), workers=1, allow_remove_all=True)
+"""A prune that deletes what nobody needs in one run."""
+
 MODELS = [expected(tree) for tree in (OLD, SAME, MORE)]
 
 
@@ -50,3 +57,8 @@ def backs_up(tree: Mapping[str, Item | bytes]) -> Program:
 def prunes_by_the_book(name: str, *, repack: bool = False, merge: bool = True, faults: Faults | None = None) -> Program:
     """The prune that the design describes, without grace time, with as little else as possible."""
     return lambda backend: Prune(backend, name, repack=repack, merge=merge, faults=faults).run()
+
+
+def prunes(backend: Backend) -> None:
+    """A prune without grace time."""
+    prune(opened(backend), AT_ONCE, Quiet(), never)

@@ -96,7 +96,7 @@ def lost(disk: Backend, models: Sequence[Mapping[str, bytes]]) -> list[str]:
 
 
 def unreferenced(disk: Backend) -> set[str]:
-    """The packs in the index that hold nothing which a snapshot, or the claim of a backup that died, needs."""
+    """The packs that hold nothing which a snapshot, or the claim of a backup that died, needs."""
     repository = reopen(disk)
     needed = {
         blob_id
@@ -109,6 +109,5 @@ def unreferenced(disk: Backend) -> set[str]:
             for _, blob_id in reachable(repository.loader, claim.tree):
                 needed.add(blob_id)
     table = repository.index.table
-    useful = {table.pack_of(place.frame) for blob_id in needed for place in table.copies(blob_id)}
-    named = {pack.id.hex() for pack in table.packs()} - {pack_id.hex() for pack_id in useful}
-    return named & {info.name for info in disk.list(ObjectKind.PACK)}
+    useful = {table.pack_of(place.frame).hex() for blob_id in needed for place in table.copies(blob_id)}
+    return {info.name for info in disk.list(ObjectKind.PACK)} - useful
