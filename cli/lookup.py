@@ -73,7 +73,8 @@ def looking_up(
             stack.enter_context(kept)
             known = update_catalogue(repository, kept, work.display, work.cancelled, on_error)
         if names:
-            snapshots = {found: known[found] for found in (find_snapshot(name, known, chosen) for name in names)}
+            picked = {find_snapshot(name, known, chosen) for name in names}
+            snapshots = {identifier: each for identifier, each in known.items() if identifier in picked}
         else:
             snapshots = chosen.apply(known)
         yield Lookup(repository, snapshots, kept, work)

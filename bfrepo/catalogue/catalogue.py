@@ -94,11 +94,11 @@ class Catalogue:
         return self._ask(trace, {})
 
     def discard(self) -> None:
-        """Close it and remove its file, unless somebody else uses it; whoever wants one next makes a new one."""
+        """Close it and take everything out of it, unless somebody else uses it; who opens it next fills it again."""
         if self._file is not None:
             self.close()
             with suppress(CatalogueInUse, OSError):
-                remove_file(self._folder)
+                remove_file(self._folder, leave_empty=True)
 
     def _ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """The answer of the file, or `otherwise` where it has none: it is busy, or damaged, and then discarded."""

@@ -66,18 +66,23 @@ def open_file(folder: Path, *, make: bool) -> CatalogueFile | None:
     One of another version, or damaged, is made again, empty; with `make` also where there is none.
     """
     path = folder / FILE_NAME
-    if not make and not path.exists():
-        return None
     lock = -1
     connection = None
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if make:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        elif not path.exists():
+            return None
         lock = _open_folder(folder)
         fcntl.flock(lock, fcntl.LOCK_SH)
         connection = _connect(path)
         if connection is None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _make(folder)
+            made = _connect(path)
+            if made is None:
+                _make(folder)
+            else:
+                made.close()  # somebody was faster
             fcntl.flock(lock, fcntl.LOCK_SH)
             connection = _connect(path)
     except (OSError, sqlite3.Error):
@@ -89,13 +94,17 @@ def open_file(folder: Path, *, make: bool) -> CatalogueFile | None:
     return None
 
 
-def remove_file(folder: Path) -> None:
-    """Remove the catalogue from a folder, if there is one. Raises CatalogueInUse or OSError."""
+def remove_file(folder: Path, *, leave_empty: bool = False) -> None:
+    """Remove the catalogue from a folder, if there is one; with `leave_empty` the next who opens it makes a new one.
+
+    Raises CatalogueInUse or OSError.
+    """
     lock = _open_folder(folder)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for suffix in SUFFIXES:
-            (folder / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
+        _remove_files(folder)
+        if leave_empty:
+            _create(folder / FILE_NAME)
     except BlockingIOError as error:
         raise CatalogueInUse(
             f"the catalogue in {folder} is in use", hint="try again when no other backupforge is running"
@@ -122,6 +131,7 @@ def _connect(path: Path) -> sqlite3.Connection | None:
             return connection
     except sqlite3.DatabaseError as error:
         if is_passing(error):
+            connection.close()
             raise
     connection.close()
     return None
@@ -137,10 +147,18 @@ def _make(folder: Path) -> None:
     # here, as to import what makes tables takes longer than to look something up in them
     from bfrepo.catalogue.schema import make_tables  # noqa: PLC0415
 
-    path = folder / FILE_NAME
-    for suffix in SUFFIXES:
-        path.with_name(f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    _remove_files(folder)
+    _create(folder / FILE_NAME)
+    with closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as connection:
         make_tables(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")  # last: what was interrupted has none
+
+
+def _remove_files(folder: Path) -> None:
+    for suffix in SUFFIXES:
+        (folder / f"{FILE_NAME}{suffix}").unlink(missing_ok=True)
+
+
+def _create(path: Path) -> None:
+    """Make an empty file for the user alone; SQLite gives its log the same permissions."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))

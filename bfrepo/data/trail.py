@@ -40,10 +40,11 @@ class Trail:
         stack = [(b"/", root)]
         while stack:
             path, tree = stack.pop()
+            directory = path.rstrip(b"/") or b"/"
             if tree in self.faults:
-                yield path, self.faults[tree]
+                yield directory, self.faults[tree]
             for found in self.entries.get(tree, ()):
-                yield (path + found.node.name if found.node.name else path.rstrip(b"/") or b"/"), found
+                yield (path + found.node.name if found.node.name else directory), found
             for name, child in self.below.get(tree, ()):
                 stack.append((path + name + b"/" if name else path, child))
 

@@ -80,7 +80,7 @@ class IndexCache:
                 writer.flush()
             os.replace(partial, self._path)
             if self._location:
-                self._path.with_name("location").write_text(f"{self._location}\n", errors="surrogateescape")
+                self._path.with_name("location").write_bytes(os.fsencode(f"{self._location}\n"))
         finally:
             partial.unlink(missing_ok=True)
 

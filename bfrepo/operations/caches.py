@@ -5,6 +5,7 @@ Each repository has a folder by its ID. All of it can be made again, and nothing
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -100,6 +101,6 @@ def _files(folder: Path) -> Iterator[tuple[Path, CacheKind]]:
 
 def _read_location(folder: Path) -> str:
     try:
-        return (folder / _LOCATION).read_text(errors="surrogateescape").strip("\n")
+        return os.fsdecode((folder / _LOCATION).read_bytes()).removesuffix("\n")
     except OSError:
         return ""

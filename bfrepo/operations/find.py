@@ -13,7 +13,7 @@ from string import hexdigits
 from typing import Final, Literal, Protocol, TypeAlias
 
 from bfrepo.catalogue.catalogue import Catalogue
-from bfrepo.core.errors import BackupForgeError, DamagedObject, InvalidValue
+from bfrepo.core.errors import BackupForgeError, DamagedObject, Interrupted, InvalidValue
 from bfrepo.core.ids import ID_SIZE, MIN_PREFIX, resolve_prefix
 from bfrepo.core.progress import Reporter
 from bfrepo.core.protocols import BlobLoader
@@ -85,7 +85,7 @@ def find_names(
         parts.append(catalogue.search(query, snapshots))
         rest = {identifier: each for identifier, each in snapshots.items() if identifier not in parts[0][1]}
     parts.append(_walk(repository, rest, names, reporter, cancelled))
-    return _tell(snapshots, parts, names, reporter)
+    return _tell(snapshots, parts, names, reporter, cancelled)
 
 
 def find_objects(
@@ -104,7 +104,7 @@ def find_objects(
     table = repository.refresh_index().table
     wanted = _in_packs(table, prefixes) if kind == "pack" else _with_prefix(prefixes, kind)
     query = _Objects(repository.loader, wanted, reporter, only_trees=kind == "tree")
-    return _tell(snapshots, [_walk(repository, snapshots, query, reporter, cancelled)], query, reporter)
+    return _tell(snapshots, [_walk(repository, snapshots, query, reporter, cancelled)], query, reporter, cancelled)
 
 
 def _walk(
@@ -126,11 +126,17 @@ def _walk(
 
 
 def _tell(
-    snapshots: Mapping[bytes, Snapshot], parts: Sequence[_Part], query: _Query, reporter: Reporter
+    snapshots: Mapping[bytes, Snapshot],
+    parts: Sequence[_Part],
+    query: _Query,
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
 ) -> Iterator[SnapshotMatches]:
     """Go down to what was found. A tree that cannot be read is reported once, where it is met first."""
     reported: set[BackupForgeError] = set()
     for identifier, snapshot in snapshots.items():
+        if cancelled():
+            raise Interrupted("stopped while telling what was found")
         trail, root = next((trail, roots[identifier]) for trail, roots in parts if identifier in roots)
         matches = []
         for path, found in trail.follow(root):

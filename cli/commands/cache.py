@@ -19,12 +19,22 @@ if TYPE_CHECKING:
 
 _CODES = (DONE, FAILED, USAGE, INTERRUPTED)
 
+
+@click.pass_context
+def _list_by_default(context: click.Context) -> None:
+    """`cache` alone shows what there is."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_command)
+
+
 run = Group(
     "cache",
+    callback=_list_by_default,
+    invoke_without_command=True,
     help="""Show and remove what is kept on this machine.
 
     Of each repository that is the index, sealed like the repository itself, and the catalogue of file names if
-    somebody asked for one. All of it is made again when it is needed.""",
+    somebody asked for one. All of it is made again when it is needed. Without COMMAND it is listed.""",
     short_help="Show and remove what is kept on this machine.",
 )
 

@@ -213,9 +213,11 @@ def test_cache_that_cannot_be_written(faulty: FaultyBackend, tmp_path: Path) -> 
 
 
 def test_no_leftovers_in_the_cache(faulty: FaultyBackend, tmp_path: Path) -> None:
-    """A cache that was written is one file; nothing half-written stays beside it."""
+    """A cache that was written is one file, and one that says where the repository is; nothing is half-written."""
     repository = reopen(faulty, cache_dir=tmp_path)
-    assert os.listdir(tmp_path / repository.id.hex()) == ["index"]
+    folder = tmp_path / repository.id.hex()
+    assert sorted(os.listdir(folder)) == ["index", "location"]
+    assert (folder / "location").read_text() == f"{repository.location}\n"
 
 
 # --- beside others
