@@ -19,8 +19,8 @@ from bfrepo.index.marks import BY_CLAIM, BY_SNAPSHOT, Marks
 from bfrepo.operations.marking import Marker
 from bfrepo.repository.inventory import list_packs
 from bfrepo.repository.loader import Loader
-from bfrepo.repository.prune import Weights
 from bfrepo.repository.repository import Repository
+from bfrepo.repository.weighing import Weights
 from bfrepo.storage.base import ObjectKind
 
 CLAIM_LAPSES: Final = timedelta(days=7)
@@ -30,6 +30,7 @@ Safety does not rest on it: a backup that finds its own claim gone looks whether
 """
 
 _MOST_LISTINGS: Final = 20
+_MOST_LOOKS: Final = 5
 
 _MOST_ASKED_FOR: Final = 64
 """Snapshots that are asked for although they were not listed, those of the latest first: each is a request."""
@@ -54,6 +55,7 @@ class Observer:
         self.loader: Loader = repository.make_loader(self.index)
         self.stored: dict[bytes, int] = {}
         self._snapshots: dict[str, Snapshot] = {}
+        self._listed: set[str] = set()
         self._claims: dict[str, Claim] = {}
 
     @property
@@ -67,6 +69,22 @@ class Observer:
         Raises DamagedObject or UnsupportedFormat for a snapshot, or an index object, that cannot be read, or something
         that a snapshot needs; StorageError when anything cannot be listed; Interrupted.
         """
+        for _ in range(_MOST_LOOKS):
+            try:
+                self._look()
+                return
+            except DamagedObject:
+                # What is missing may be that of a snapshot which somebody removed and pruned in this moment.
+                if not self._is_outdated():
+                    raise
+                self.marks = Marks(self.index.table)
+        raise StorageError(f"{self._repository.location} keeps changing while it is read", hint="try again in a while")
+
+    def _is_outdated(self) -> bool:
+        names = {info.name for info in self._repository.backend.list(ObjectKind.SNAPSHOT)}
+        return names != self._listed or self._index_names() != self.index.objects
+
+    def _look(self) -> None:
         claims = self._list_claims()
         snapshots = self._list_snapshots()
         self.read_index()
@@ -133,6 +151,7 @@ class Observer:
                 f"{self._repository.location} shows no snapshot any more, and had {len(self._snapshots)} a moment ago",
                 hint="if somebody has removed them all, run it again",
             )
+        self._listed = names
         known = {name: snapshot for name, snapshot in self._snapshots.items() if name in names}
         for name, content in self._repository.objects.load_many(ObjectKind.SNAPSHOT, sorted(names - known.keys())):
             if isinstance(content, StorageObjectMissing):

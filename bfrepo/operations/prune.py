@@ -20,7 +20,7 @@ What frees space comes before what takes some, so that a full disk gets room aga
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,22 +32,13 @@ from bfrepo.core.errors import BackupForgeError, Interrupted, StorageDenied, Sto
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
 from bfrepo.core.units import GIB
-from bfrepo.index.format import FLAG_ID_SIZE, IndexContent, PackFlag, encode_index
 from bfrepo.operations.looking import Observer
+from bfrepo.repository.flags import condemnations, revoke_flags, set_flags
 from bfrepo.repository.merge import Merged, drop_condemnations, merge_index
-from bfrepo.repository.prune import (
-    PackUse,
-    PruneLimits,
-    PrunePlan,
-    UnusedLimit,
-    Weights,
-    copies_to_prove,
-    make_plan,
-    wanted_after_all,
-    weigh,
-)
+from bfrepo.repository.prune import PruneLimits, PrunePlan, UnusedLimit, copies_to_prove, make_plan
 from bfrepo.repository.repack import Repacked, Repacker, find_damaged
 from bfrepo.repository.repository import Repository
+from bfrepo.repository.weighing import PackUse, Weights, wanted_after_all, weigh
 from bfrepo.storage.base import ObjectKind
 
 __all__ = [
@@ -160,17 +151,20 @@ class _Prune:
         if self._view.lost_packs(weights):  # by another prune, perhaps, between our looks at the index and at the packs
             weights = self._look()
         self._refuse(weights)
-        if self._acts:
-            weights = self._prove_copies(weights)
-        now, config = self._repository.clock.now(), self._repository.config
+        plan = self._make_plan()
+        while self._acts and self._finds_damage(plan):
+            plan = self._make_plan()
+        return plan
+
+    def _make_plan(self) -> PrunePlan:
         limits = PruneLimits(
             grace=self._options.grace,
             max_unused=self._options.max_unused,
             max_repacked=self._options.max_repack_size,
-            pack_size=config.pack_size,
-            now=now,
+            pack_size=self._repository.config.pack_size,
+            now=self._repository.clock.now(),
         )
-        return make_plan(weights, self._view.index.active_flags(), limits)
+        return make_plan(self._weights, self._view.index.active_flags(), limits)
 
     def run(self, on_plan: Callable[[PrunePlan], None]) -> PruneResult:
         """All of it."""
@@ -183,7 +177,7 @@ class _Prune:
         self._revive(plan.revive)
         self._rescue(plan.rescue)
         self._condemn(plan.condemn)
-        self._write_flags("doomed", plan.bury)
+        set_flags(self._repository, "doomed", plan.bury)
         self._repack(list(plan.repack))
         self._merge()
         return self._result
@@ -191,23 +185,25 @@ class _Prune:
     def _look(self) -> Weights:
         """Look, and find out how much of each pack is needed."""
         self._view.look()
+        return self._weigh()
+
+    def _weigh(self) -> Weights:
         self._weights = weigh(self._view.index.table, self._view.marks, self._view.stored, self._damaged)
         return self._weights
 
-    def _prove_copies(self, weights: Weights) -> Weights:
-        """Before one of two live copies is given up, read the one that is to stay; choose anew where it is damaged."""
+    def _finds_damage(self, plan: PrunePlan) -> bool:
+        """Before one of two live copies is given up, read the one that is to stay; whether that changes the plan."""
         view = self._view
-        while wanted := copies_to_prove(weights, view.index.table, view.marks):
-            found = find_damaged(
-                view.loader, self._repository.blob_hash, wanted, self._cancelled, workers=self._options.workers
-            )
-            if not found:
-                break
-            for pack, why in found.items():
-                self._reporter.problem(b"", f"pack {short_id(pack)} is damaged, and another copy is used: {why}")
-            self._damaged.update(found)
-            self._weights = weights = weigh(view.index.table, view.marks, view.stored, self._damaged)
-        return weights
+        wanted = copies_to_prove(plan, self._weights, view.index.table, view.marks)
+        found = find_damaged(
+            view.loader, self._repository.blob_hash, wanted, self._cancelled, workers=self._options.workers
+        )
+        for pack, why in found.items():
+            self._reporter.problem(b"", f"pack {short_id(pack)} is damaged, and another copy is used: {why}")
+        self._damaged.update(found)
+        if found:
+            self._weigh()
+        return bool(found)
 
     def _refuse(self, weights: Weights) -> None:
         """Raise CannotPrune when it looks as if something was hidden from us."""
@@ -250,7 +246,7 @@ class _Prune:
             self._check()
             batch = todo[:at_once]
             try:
-                dooms = self._write_flags("doomed", batch)
+                dooms = set_flags(self._repository, "doomed", batch)
             except StorageFull as error:
                 if len(batch) == 1 and not drop_condemnations(self._repository, self._view.index):
                     raise StorageFull(f"{error}: there is no room for a single flag", hint=_FULL_HINT) from error
@@ -268,7 +264,7 @@ class _Prune:
             self._check()
         except BaseException:
             with suppress(StorageError):
-                self._write(revoked=list(dooms.values()))
+                revoke_flags(self._repository, list(dooms.values()))
             raise
         if wanted:
             self._spare(wanted, dooms)
@@ -276,7 +272,10 @@ class _Prune:
 
     def _spare(self, wanted: Collection[bytes], dooms: Mapping[bytes, bytes]) -> None:
         """Take our dooms back, and the condemnations that were seen."""
-        self._write(revoked=[*(dooms[pack] for pack in sorted(wanted)), *self._condemnations(wanted)])
+        revoke_flags(
+            self._repository,
+            [*(dooms[pack] for pack in sorted(wanted)), *condemnations(self._view.index, sorted(wanted))],
+        )
         self._result.spared += len(wanted)
 
     def _delete_packs(self, packs: Sequence[bytes], dooms: Mapping[bytes, bytes], sizes: Mapping[bytes, int]) -> None:
@@ -297,7 +296,7 @@ class _Prune:
             self._check()
         except BaseException as error:
             with suppress(StorageError):
-                self._write(revoked=[dooms[pack] for pack in packs if pack not in tried])
+                revoke_flags(self._repository, [dooms[pack] for pack in packs if pack not in tried])
             if isinstance(error, StorageDenied):
                 raise StorageDenied(str(error), hint=_DENIED_HINT) from error
             raise
@@ -315,7 +314,7 @@ class _Prune:
 
     def _revive(self, packs: Sequence[bytes]) -> None:
         if packs:
-            self._write(revoked=self._condemnations(packs))
+            revoke_flags(self._repository, condemnations(self._view.index, packs))
             self._result.revived = len(packs)
 
     def _rescue(self, packs: Sequence[PackUse]) -> None:
@@ -328,7 +327,7 @@ class _Prune:
     def _condemn(self, packs: Mapping[bytes, int]) -> None:
         self._check()
         try:
-            self._write_flags("condemned", packs)
+            set_flags(self._repository, "condemned", packs)
         except StorageFull as error:
             raise StorageFull(str(error), hint=_GRACE_HINT) from error
         self._result.condemned += len(packs)
@@ -384,29 +383,6 @@ class _Prune:
             self._result.merged = merge_index(self._repository, self._view.index)
         except StorageFull as error:
             self._reporter.warn(b"", f"there is no room to join index objects: {error}")
-
-    # --- flags
-
-    def _condemnations(self, packs: Iterable[bytes]) -> list[bytes]:
-        active = self._view.index.active_flags()
-        return [flag.id for pack in packs for flag in active.get(pack, ()) if flag.state == "condemned"]
-
-    def _write_flags(self, state: str, packs: Collection[bytes]) -> dict[bytes, bytes]:
-        """One flag for each pack, our own; their IDs by pack."""
-        now = self._repository.clock.now().isoformat()
-        flags = [
-            PackFlag(
-                id=os.urandom(FLAG_ID_SIZE), state="doomed" if state == "doomed" else "condemned", pack=pack, time=now
-            )
-            for pack in packs
-        ]
-        self._write(flags=flags)
-        return {flag.pack: flag.id for flag in flags}
-
-    def _write(self, *, flags: list[PackFlag] | None = None, revoked: list[bytes] | None = None) -> None:
-        if flags or revoked:
-            content = encode_index(IndexContent(flags=flags or [], revoked=revoked or []))
-            self._repository.objects.save(ObjectKind.INDEX, content)
 
     def _check(self) -> None:
         if self._cancelled():

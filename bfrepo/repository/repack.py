@@ -25,9 +25,9 @@ from bfrepo.index.table import BlobTable
 from bfrepo.pack.format import PackDirectory
 from bfrepo.pack.reader import read_directory
 from bfrepo.repository.loader import Loader
-from bfrepo.repository.prune import PackUse
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.saver import Saver, SaverOptions
+from bfrepo.repository.weighing import PackUse
 
 _WORTH_KEEPING: Final = 256 * KIB
 """Bytes of plaintext from which on a frame stays what it is; smaller ones are joined with others."""

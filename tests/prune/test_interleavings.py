@@ -1,13 +1,12 @@
-"""Real prunes beside backups, forgets and other prunes, in every order of their calls, or in many (INV-1, INV-8).
+"""Several prunes beside backups and a forget, one call at a time in random orders, and prunes that die (INV-2, INV-8).
 
-The same is tested of a prune that does nothing but what the design asks for (tests/concurrency): this is the one that
-users run.
+Every order of fewer of them is in tests/concurrency.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -15,18 +14,14 @@ import pytest
 from bfrepo.core.errors import BackupForgeError
 from bfrepo.operations.prune import UnusedLimit
 from bfrepo.storage.base import Backend, ObjectKind
-from bfrepo.storage.memory import MemoryBackend
 from tests.support.backups import run_backup
 from tests.support.faulty import copy_of
-from tests.support.interleavings import Explorer
 from tests.support.programs import MODELS, MORE, OLD, SAME, backs_up, disk_after, forget_all, opened
 from tests.support.real_pruning import run_prune
 from tests.support.repositories import reopen
 from tests.support.restoring import expected, restored
 from tests.support.scheduler import Program, own_threads, run_in_order
-from tests.support.wholeness import Wholeness, lost, unreferenced
-
-Programs = Mapping[str, Program]
+from tests.support.wholeness import lost, unreferenced
 
 
 @pytest.fixture(autouse=True)
@@ -48,53 +43,6 @@ def patiently_prune(backend: Backend) -> object:
 def lazily_prune(backend: Backend) -> object:
     """A prune that copies nothing."""
     return run_prune(backend, max_unused=UnusedLimit(), allow_remove_all=True)
-
-
-def judge_closely(disk: MemoryBackend) -> str:
-    """Restore what is there; prune; nothing may be left that nobody needs, and all must still restore."""
-    wrong = lost(disk, MODELS)
-    if not wrong:
-        really_prune(disk)
-        wrong = [f"pack {name[:8]} is left" for name in sorted(unreferenced(disk))] + lost(disk, MODELS)
-    return "; ".join(wrong)
-
-
-def check_every_order(disk: MemoryBackend, programs: Programs, *, at_least: int, **bounds: bool | int | None) -> None:
-    """Look at every order; nothing is ever lost, and in the end nothing is left over."""
-    explorer = Explorer(disk, programs, **bounds)  # type: ignore[arg-type]
-    whole = Wholeness(explorer.objects)
-    ends: set[int] = set()
-
-    def judge_end(present: int) -> str:
-        wrong = whole(present)
-        if wrong or present in ends or len(ends) == 200:
-            return wrong
-        ends.add(present)
-        return judge_closely(explorer.objects.disk(present))
-
-    found = explorer.run(whole, judge_end, most_situations=3_000_000)
-    assert not found.wrong, "\n".join([found.wrong, *found.steps])
-    assert found.complete
-    assert found.situations >= at_least
-    errors = [error for program in explorer.programs for error in program.errors()]
-    assert [error for error in errors if not isinstance(error, BackupForgeError)] == []
-
-
-PAIRS: dict[str, Programs] = {
-    "backup and prune": {"backup": backs_up(SAME), "prune": lazily_prune},
-    "backup of more and prune": {"backup": backs_up(MORE), "prune": really_prune},
-    "two prunes": {"prune": lazily_prune, "second": really_prune},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("programs", PAIRS.values(), ids=PAIRS.keys())
-@pytest.mark.parametrize(
-    "bounds", [{"crashes": True}, {"reads_wait": True}], ids=["crashes", "deletions between reads"]
-)
-def test_pairs(programs: Programs, bounds: dict[str, bool]) -> None:
-    """INV-8: two programs in every order, over garbage that one of them may want back."""
-    check_every_order(disk_after(SAME, forgotten=True), programs, at_least=200, **bounds)
 
 
 @pytest.mark.slow
