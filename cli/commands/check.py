@@ -119,7 +119,9 @@ def _show(output: Output, result: CheckResult) -> None:
     output.say(f"Checked {', '.join(looked)}{read}, in {format_duration(result.duration_s)}")
     if result.errors:
         output.say(style.red(f"{_count(result.errors, 'error')} found"))
-        output.say("Nothing was changed. Keep a copy of the repository as it is, and restore what you need. Then repair.")
+        output.say(
+            "Nothing was changed. Keep a copy of the repository as it is, and restore what you need. Then repair."
+        )
     else:
         output.say(style.green("no errors found"))
 
