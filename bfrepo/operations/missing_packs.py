@@ -12,8 +12,8 @@ from bfrepo.repository.repository import Repository
 def distrust_missing_packs(repository: Repository, reporter: Reporter) -> bool:
     """What only packs hold that are lost is to be stored again: no snapshot may rely on it (INV-1).
 
-    Returns whether any is lost. Packs are listed after the index was read, so one that a backup beside this one has just
-    written is not missed.
+    Returns whether any is lost. Packs are listed after the index was read, so one that a backup beside this one has
+    just written is not missed.
     """
     table, stored = repository.index.table, list_packs(repository)
     lost = [pack.id for pack in table.packs() if pack.state is PackState.LIVE and pack.id not in stored]
