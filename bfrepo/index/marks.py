@@ -71,7 +71,3 @@ class Marks:
         """The numbers of all blobs that anybody needs, ascending."""
         flags = self._marks.translate(_NEEDED)
         return compress(range(len(flags)), flags)
-
-    def count(self) -> int:
-        """How many blobs anybody needs."""
-        return self._marks.translate(_NEEDED).count(1)

@@ -208,7 +208,7 @@ class _Planning:
     def place_unneeded(self, pack_id: bytes, size: int, state: PackState) -> None:
         """A pack that nobody needs."""
         flags = self._flags.get(pack_id, ())
-        if state is PackState.DOOMED or not self._limits.grace or is_over(flags, self._limits):
+        if state is PackState.DOOMED or not self._limits.grace or _is_over(flags, self._limits):
             self.delete[pack_id] = size
         elif state is PackState.LIVE or not _has_begun(flags, self._limits.now):
             self.condemn[pack_id] = size
@@ -216,7 +216,7 @@ class _Planning:
             self.waiting[pack_id] = size
 
 
-def is_over(flags: Iterable[PackFlag], limits: PruneLimits) -> bool:
+def _is_over(flags: Iterable[PackFlag], limits: PruneLimits) -> bool:
     """Whether the grace time of a condemned pack is over, by any of its flags."""
     return any(limits.now - when >= limits.grace for when in _times(flags))
 
