@@ -70,7 +70,7 @@ class Campaign:
                 self.counted[f"{order['do']} killed"] += 1
             elif "error" in answer:
                 self.counted[f"{order['do']} failed"] += 1
-                self.errors[answer["error"].partition(":")[0]] += 1
+                self.errors[answer["error"]] += 1
             else:
                 self.counted[order["do"]] += 1
                 return answer

@@ -37,6 +37,7 @@ class Client:
         self._address = address
         self._stream: TextIO | None = None
         self._pid = 0
+        self._is_killed = False
 
     @property
     def is_idle(self) -> bool:
@@ -45,6 +46,8 @@ class Client:
 
     def give(self, order: Order) -> None:
         """Send an order; the answer is waited for later."""
+        if self._is_killed:  # but what it had answered before was read
+            self.end()
         if self._stream is None:
             self._connect()
         self.order = order
@@ -69,13 +72,14 @@ class Client:
     def kill(self) -> None:
         """kill -9, whatever it is at."""
         if self._pid:
+            self._is_killed = True
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
 
     def end(self) -> None:
         """Let go of the process."""
         self.kill()
-        self._pid = 0
+        self._pid, self._is_killed = 0, False
         if self._stream is not None:
             with suppress(BrokenPipeError):
                 self._stream.close()
