@@ -103,8 +103,7 @@ class App:
             display.announce("stopping; what is under way is finished first (once more to stop at once)")
 
         _allow_open_files()
-        _keep_memory()
-        with handling(cancellation, on_stop, display.show_now):
+        with _memory_kept(), handling(cancellation, on_stop, display.show_now):
             display.start()
             try:
                 yield Work(display, cancellation)
@@ -139,16 +138,24 @@ def _refuse_downgrade(repository: Repository, password: PasswordSource) -> None:
         )
 
 
-def _keep_memory() -> None:
+@contextmanager
+def _memory_kept() -> Iterator[None]:
     """Use freed memory again rather than give it back and ask for more: on virtual machines that is what is dear.
 
     And work on a million files makes short-lived objects with hardly a cycle among them, so look for cycles less often.
+    Only while the work goes on: a cycle that holds buffers, as that of an error and its traceback, must not stay for
+    long in a process that does something else afterwards.
     """
-    gc.set_threshold(100_000)
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):  # glibc's; others have no such switch
         allocator.mallopt(_M_TRIM_THRESHOLD, 512 * MIB)
         allocator.mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
+    usual = gc.get_threshold()
+    gc.set_threshold(100_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _allow_open_files() -> None:
