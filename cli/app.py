@@ -103,7 +103,8 @@ class App:
             display.announce("stopping; what is under way is finished first (once more to stop at once)")
 
         _allow_open_files()
-        with _memory_kept(), handling(cancellation, on_stop, display.show_now):
+        _keep_memory()
+        with cycles_rarely_collected(), handling(cancellation, on_stop, display.show_now):
             display.start()
             try:
                 yield Work(display, cancellation)
@@ -138,18 +139,21 @@ def _refuse_downgrade(repository: Repository, password: PasswordSource) -> None:
         )
 
 
-@contextmanager
-def _memory_kept() -> Iterator[None]:
-    """Use freed memory again rather than give it back and ask for more: on virtual machines that is what is dear.
-
-    And work on a million files makes short-lived objects with hardly a cycle among them, so look for cycles less often.
-    Only while the work goes on: a cycle that holds buffers, as that of an error and its traceback, must not stay for
-    long in a process that does something else afterwards.
-    """
+def _keep_memory() -> None:
+    """Use freed memory again rather than give it back and ask for more: on virtual machines that is what is dear."""
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):  # glibc's; others have no such switch
         allocator.mallopt(_M_TRIM_THRESHOLD, 512 * MIB)
         allocator.mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
+
+
+@contextmanager
+def cycles_rarely_collected() -> Iterator[None]:
+    """Work on a million files makes short-lived objects with hardly a cycle among them: look for cycles less often.
+
+    Only while the work goes on: a cycle that holds buffers, as that of an error and its traceback does, must not stay
+    for long in a process that does something else afterwards.
+    """
     usual = gc.get_threshold()
     gc.set_threshold(100_000)
     try:

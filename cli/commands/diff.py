@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from bfrepo.core.units import format_count, format_size
-from cli.app import App, pass_app
+from cli.app import App, cycles_rarely_collected, pass_app
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
 from cli.options import command, filter_options
 from cli.output import json_line, path_fields
@@ -76,10 +75,9 @@ def run(
         errors.append(where)
         app.output.notice("error", where, message)
 
-    gc.set_threshold(100_000)  # every entry is an object for a moment, and none is in a cycle
     app.output.streaming = True
     chosen = snapshot_filter(hosts, tags, paths)
-    with app.open_repository() as repository:
+    with app.open_repository() as repository, cycles_rarely_collected():
         found = diff(repository, before, after, chosen, metadata=metadata, on_error=on_error)
         app.output.say(f"Comparing {_place(found.before)} with {_place(found.after)}")
         app.output.say()

@@ -1,0 +1,18 @@
+"""The collector of cycles, which long work slows down."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from cli.app import cycles_rarely_collected
+
+
+def test_the_collector_is_as_before_when_work_has_ended() -> None:
+    """However long work ends, cycles that hold buffers are found again as soon as before."""
+    usual = gc.get_threshold()
+    with pytest.raises(ValueError, match="stop"), cycles_rarely_collected():
+        assert gc.get_threshold()[0] > usual[0]
+        raise ValueError("stop")
+    assert gc.get_threshold() == usual
