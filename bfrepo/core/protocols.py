@@ -7,13 +7,14 @@ called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from bfrepo.core.ids import BlobKind
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from bfrepo.core.errors import DamagedObject
 
 Buffer: TypeAlias = bytes | bytearray | memoryview

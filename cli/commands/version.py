@@ -10,7 +10,9 @@ from cli.exit_codes import DONE, USAGE
 from cli.options import command
 from cli.version import PROGRAM, VERSION
 
-LIBRARIES = ("argon2-cffi", "blake3", "borghash", "click", "cryptography", "lz4", "msgspec", "zstandard")
+LIBRARIES = (
+    "argon2-cffi", "blake3", "borghash", "click", "cryptography", "lz4", "msgspec", "sqlite-utils", "zstandard",
+)  # fmt: skip
 """What the program needs to run, by the names of the distributions."""
 
 FORMAT_VERSION = 1

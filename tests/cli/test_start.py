@@ -154,7 +154,7 @@ def test_completion_is_for_both_names(bf: Bf, shell: str) -> None:
 
 def test_completion_completes(process: Bf) -> None:
     """The shell is told the commands that begin like what was typed."""
-    asked = {"_BACKUPFORGE_COMPLETE": "bash_complete", "COMP_WORDS": "backupforge re", "COMP_CWORD": "1"}
+    asked = {"_BACKUPFORGE_COMPLETE": "bash_complete", "COMP_WORDS": "backupforge res", "COMP_CWORD": "1"}
 
     assert process(**asked).out == "plain,restore\n"
 
