@@ -111,8 +111,9 @@ def test_local_cache_is_sealed(tmp_path: Path) -> None:
     """INV-5: no file in the local cache shows an ID of a blob, a name or a content; its name is the repository's ID."""
     backend = backed_up("aes-256-gcm")
     repository = reopen(backend, cache_dir=tmp_path)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert [str(path.relative_to(tmp_path)) for path in files] == [f"{repository.id.hex()}/index"]
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    folder = repository.id.hex()
+    assert [str(path.relative_to(tmp_path)) for path in files] == [f"{folder}/index", f"{folder}/location"]
     shown = b"".join(path.read_bytes() for path in files)
     assert len(shown) > 100
     assert [blob_id.hex() for blob_id, _ in repository.index.table.blobs() if blob_id in shown] == []
