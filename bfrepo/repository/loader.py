@@ -1,6 +1,9 @@
 """Getting blobs back:
 
 a frame is read and opened once, each blob in it is checked against its ID before anybody sees it (INV-4).
+
+A prune may move blobs to other packs while somebody reads. It writes the copy and its index before it deletes, so
+whoever finds a pack gone reads the index anew, and finds the blob where it is now.
 """
 
 from __future__ import annotations
@@ -43,7 +46,11 @@ class _Scratch(threading.local):
 
 
 class Loader:
-    """Loads blobs by ID. May be used from any number of threads."""
+    """Loads blobs by ID. May be used from any number of threads.
+
+    `successor` makes a loader by the index of now, or gives None while that has not changed. Without it a loader knows
+    the table alone.
+    """
 
     def __init__(
         self,
@@ -52,6 +59,7 @@ class Loader:
         blob_hash: Callable[[Buffer], bytes],
         pack_key: bytes | None,
         repository_id: bytes,
+        successor: Callable[[], Loader | None] = lambda: None,
     ) -> None:
         self._backend = backend
         self.table = table
@@ -63,6 +71,10 @@ class Loader:
         self._ciphers: dict[str, PackCipher] = {}
         self._frames: OrderedDict[int, bytes] = OrderedDict()
         self._cached = 0
+        self._make_successor = successor
+        self._successor: Loader | None = None
+        self._succeeding = threading.Lock()
+        self._given_up: set[str] = set()
 
     def place(self, blob_id: bytes) -> BlobPlace:
         """See BlobLoader."""
@@ -163,7 +175,7 @@ class Loader:
             return error
 
     def _load_other_copy(self, blob_id: bytes, bad_frame: int, first: BackupForgeError) -> bytes:
-        """The blob from any other frame. Raises `first` when there is none that is intact."""
+        """The blob from any other frame, or from where it is now. Raises `first` when there is none that is intact."""
         for copy in self.table.copies(blob_id):
             if copy.frame == bad_frame:
                 continue
@@ -176,7 +188,32 @@ class Loader:
                 continue  # this copy is no better; the error of the first one is reported
             if self._hash(blob) == blob_id:
                 return blob
-        raise first
+        moved = self._load_moved(blob_id, self.table.frame(bad_frame).pack)
+        if moved is None:
+            raise first
+        return moved
+
+    def _load_moved(self, blob_id: bytes, pack: str) -> bytes | None:
+        """The blob by the index of now, if the pack that held it is gone; None if it is nowhere."""
+        if pack in self._given_up or self._is_there(pack):
+            return None
+        try:
+            with self._succeeding:
+                if self._successor is None:
+                    self._successor = self._make_successor()
+            if self._successor is not None:
+                return self._successor.load(BlobKind.DATA, blob_id)
+        except _UNREADABLE:
+            pass  # the error of the first copy is reported
+        self._given_up.add(pack)  # it is lost, and its other blobs are not looked for in vain
+        return None
+
+    def _is_there(self, pack: str) -> bool:
+        try:
+            self._backend.size(ObjectKind.PACK, pack)
+        except StorageObjectMissing:
+            return False
+        return True
 
     def _describe(self, blob_id: bytes, place: BlobPlace, why: str) -> str:
         pack = self.table.pack_of(place.frame)

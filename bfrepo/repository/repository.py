@@ -103,14 +103,27 @@ class Repository:
 
     @property
     def loader(self) -> Loader:
-        """Gives blobs back; it reads by the index as it is when a blob is asked for."""
+        """Gives blobs back; it reads by the index as it is when a blob is asked for.
+
+        What a prune moves meanwhile it finds again.
+        """
         if self._loader is None or self._loader.table is not self.index.table:
-            self._loader = self.make_loader(self.index)
+            self._loader = self._make_lasting_loader(self.index)
         return self._loader
 
     def make_loader(self, index: Index) -> Loader:
-        """A loader that reads by another index."""
+        """A loader that reads by this index alone, as it is, for whoever has to know what it says."""
         return Loader(self.backend, index.table, self.blob_hash, self.keys.pack_key, self.id)
+
+    def _make_lasting_loader(self, index: Index) -> Loader:
+        def successor() -> Loader | None:
+            if self.index_names() == index.objects:
+                return None
+            now = Index(self._cache)
+            now.refresh(self.index_names, self.read_index, remember=False)
+            return self._make_lasting_loader(now)
+
+        return Loader(self.backend, index.table, self.blob_hash, self.keys.pack_key, self.id, successor)
 
     def make_saver(self, options: SaverOptions, *, backend: Backend | None = None) -> Saver:
         """Takes blobs in; `backend` replaces the repository's own for a dry run."""
