@@ -28,6 +28,7 @@ from bfrepo.pack.format import HEAD_SIZE, PackDirectory
 _PLACE = struct.Struct("<III")
 _PENDING: Final = 0xFFFF_FFFF
 _RESERVED = _PLACE.pack(_PENDING, 0, 0)
+_ENTRY = struct.Struct(f"{ID_SIZE}s{_PLACE.size}s")
 _HEADER = struct.Struct("<QII")
 _CACHE_BATCH = 65536
 
@@ -279,11 +280,15 @@ class BlobTable:
             else:
                 column += _exactly(file, count)
         table._pack_states = bytearray(packs)
-        table._blobs = HashTable(key_size=ID_SIZE, value_size=_PLACE.size, capacity=max(1000, int(blobs * 2.1)))
-        for blob_id, value in _entries(file, blobs):
-            table._blobs[blob_id] = value
-        for blob_id, value in _entries(file, struct.unpack("<Q", _exactly(file, 8))[0]):
-            table._copies.setdefault(blob_id, []).append(value)
+        places = table._blobs = HashTable(
+            key_size=ID_SIZE, value_size=_PLACE.size, capacity=max(1000, int(blobs * 2.1))
+        )
+        for batch in _batches(file, blobs):
+            for blob_id, value in _ENTRY.iter_unpack(batch):
+                places[blob_id] = value
+        for batch in _batches(file, struct.unpack("<Q", _exactly(file, 8))[0]):
+            for blob_id, value in _ENTRY.iter_unpack(batch):
+                table._copies.setdefault(blob_id, []).append(value)
         return table
 
     def _columns(self) -> tuple[array[int] | bytearray, ...]:
@@ -352,11 +357,9 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _entries(file: IO[bytes], count: int) -> Iterator[tuple[bytes, bytes]]:
-    width = ID_SIZE + _PLACE.size
+def _batches(file: IO[bytes], count: int) -> Iterator[bytes]:
+    """So many entries, many at a time."""
     while count:
         batch = min(count, _CACHE_BATCH)
-        data = _exactly(file, batch * width)
-        for at in range(0, batch * width, width):
-            yield data[at : at + ID_SIZE], data[at + ID_SIZE : at + width]
+        yield _exactly(file, batch * _ENTRY.size)
         count -= batch
