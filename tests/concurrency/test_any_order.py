@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
         present = sorted(names(backend, ObjectKind.INDEX))
         if present and self.goes_on():
             backend.delete(ObjectKind.INDEX, present[pick % len(present)])
-            self.repair(0)
+            self.give(0, "repair", begun=True, quarantine=str(self.base / "quarantine"))
             assert self.finish(self.crowd[0])["lost"] == 0
             assert self.whole() == []
 
@@ -142,7 +142,7 @@ class Machine(RuleBasedStateMachine):
         if self.finished["repository"] and self.goes_on():
             for _ in range(2):
                 self.ahead_s += WEEK_S
-                self.give(0, "prune", grace_s=HOUR_S, max_unused="unlimited")
+                self.give(0, "prune", begun=True, grace_s=HOUR_S, max_unused="unlimited")
                 assert "error" not in self.finish(self.crowd[0])
             assert unreferenced(LocalBackend(self.places["repository"])) == set()
             assert self.whole() == []
@@ -155,9 +155,9 @@ class Machine(RuleBasedStateMachine):
         """Whether there is time left; what comes after it does nothing."""
         return monotonic() < self.until
 
-    def give(self, client: int, deed: str, **more: object) -> bool:
-        """Give an order to a client, when it is done with the one before."""
-        if not self.goes_on():
+    def give(self, client: int, deed: str, *, begun: bool = False, **more: object) -> bool:
+        """Give an order to a client, when it is done with the one before; what has begun is brought to an end."""
+        if not (begun or self.goes_on()):
             return False
         if not self.crowd[client].is_idle:
             self.finish(self.crowd[client])
