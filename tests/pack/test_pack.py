@@ -6,6 +6,7 @@ import random
 import struct
 from array import array
 from collections.abc import Callable
+from random import Random
 
 import pytest
 import zstandard
@@ -262,6 +263,18 @@ def test_compression_round_trip(compression: str, plain: bytes) -> None:
         if wrong >= 0:
             with pytest.raises(DamagedObject):
                 Expander().expand_into(codec, packed, memoryview(bytearray(wrong)))
+
+
+@pytest.mark.parametrize("compression", ["zstd:3", "lz4"])
+def test_a_run_of_what_does_not_shrink(compression: str) -> None:
+    """Within a run of frames that do not shrink, those are stored as they are, and one that shrinks is compressed."""
+    compressor = Compressor(Compression.parse(compression))
+    noise = Random(1).randbytes(1 << 20)
+    text = b"the quick brown fox\n" * (len(noise) // 40)
+    kept = [compressor.compress(memoryview(frame)) for frame in (noise, noise, noise[: len(noise) // 2] + text, noise)]
+    assert [codec is Codec.NONE for codec, _ in kept] == [True, True, False, True]
+    assert [packed for codec, packed in kept if codec is Codec.NONE] == [noise] * 3
+    assert compressor.compress(memoryview(text))[0] is not Codec.NONE
 
 
 @pytest.mark.parametrize("text", ["", "zstd:0", "zstd:23", "zstd:x", "zstd:-1", "lz4:1", "none:1", "gzip", "ZSTD"])
