@@ -73,7 +73,8 @@ class PackPool:
         with self._lock:
             if self._idle[kind]:
                 return self._idle[kind].pop()
-        return PackWriter(self._backend.upload(ObjectKind.PACK), self._pack_key, self._repository_id, kind)
+        upload = self._backend.upload(ObjectKind.PACK, cold=kind is BlobKind.DATA)
+        return PackWriter(upload, self._pack_key, self._repository_id, kind)
 
     def put_back(self, kind: BlobKind, pack: PackWriter) -> None:
         """Give a pack back, and finish it when it is full."""

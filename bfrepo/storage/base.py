@@ -130,8 +130,12 @@ class Backend(Protocol):
         succeeds. Raises StorageFull, StorageDenied, StorageError; then the object is not there, or there whole.
         """
 
-    def upload(self, kind: ObjectKind) -> Upload:
-        """Begin an object whose name is known at its end; any kind but CONFIG. Raises what `save` raises."""
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
+        """Begin an object whose name is known at its end; any kind but CONFIG. Raises what `save` raises.
+
+        `cold` tells that it is read only to restore files and to copy packs, as packs of file data are: it may go to
+        where keeping is cheap and reading is dear or slow. Whoever reads it need not know.
+        """
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         """Remove an object for good. One that is not there is no error. Raises StorageDenied, StorageError."""

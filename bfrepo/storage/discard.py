@@ -16,7 +16,7 @@ class DiscardingBackend(ReadOnlyBackend):
     def save(self, kind: ObjectKind, name: str, data: Buffer) -> None:
         """Keeps nothing."""
 
-    def upload(self, kind: ObjectKind) -> Upload:
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
         """An upload that keeps nothing."""
         return _Nowhere()
 

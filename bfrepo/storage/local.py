@@ -154,7 +154,7 @@ class LocalBackend:
         finally:
             upload.abort()
 
-    def upload(self, kind: ObjectKind) -> Upload:
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
         """See `Backend.upload`."""
         if kind is ObjectKind.CONFIG:
             raise ValueError("config is saved whole, never uploaded")

@@ -63,7 +63,7 @@ class MemoryBackend:
                 raise StorageObjectExists(f"{self.location} holds a repository already")
             self._objects[kind, name] = kept
 
-    def upload(self, kind: ObjectKind) -> Upload:
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
         """See `Backend.upload`."""
         if kind is ObjectKind.CONFIG:
             raise ValueError("config is saved whole, never uploaded")

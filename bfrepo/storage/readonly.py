@@ -54,7 +54,7 @@ class ReadOnlyBackend:
         """Refuses."""
         self._refuse()
 
-    def upload(self, kind: ObjectKind) -> Upload:
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
         """Refuses."""
         self._refuse()
 

@@ -18,7 +18,7 @@ from bfrepo.core.units import KIB, MIB
 from bfrepo.pack.format import FRAME_SIZE
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.saver import LARGE_BLOB, Saver
-from bfrepo.storage.base import ObjectKind
+from bfrepo.storage.base import ObjectKind, Upload
 from bfrepo.storage.memory import MemoryBackend
 from tests.support.backups import incompressible
 from tests.support.faulty import FaultyBackend
@@ -58,6 +58,26 @@ def repository() -> Repository:
 
 
 # --- packing
+
+
+class _Sorting(MemoryBackend):
+    """Notes which packs may go to cold storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cold: list[bool] = []
+
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
+        self.cold.append(cold)
+        return super().upload(kind, cold=cold)
+
+
+@pytest.mark.parametrize(("kind", "cold"), [(BlobKind.DATA, True), (BlobKind.TREE, False)])
+def test_packs_of_data_may_be_cold(kind: BlobKind, cold: bool) -> None:
+    """The storage is told which packs hold the content of files; those with trees are needed at any time."""
+    backend = _Sorting()
+    save_all(make_repository(backend), b"content", kind=kind)
+    assert backend.cold == [cold]
 
 
 def test_small_blobs_share_frames(repository: Repository) -> None:

@@ -173,9 +173,9 @@ class FaultyBackend:
         self.enter(Call("save", kind, name))
         self._inner.save(kind, name, data)
 
-    def upload(self, kind: ObjectKind) -> Upload:
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
         self.enter(Call("upload", kind))
-        return _FaultyUpload(self, kind, self._inner.upload(kind))
+        return _FaultyUpload(self, kind, self._inner.upload(kind, cold=cold))
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         self.enter(Call("delete", kind, name))
@@ -291,9 +291,9 @@ class PowerLossBackend:
         with self.change(Call("save", kind, name)):
             self.disk.save(kind, name, data)
 
-    def upload(self, kind: ObjectKind) -> Upload:
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
         self.check_power()
-        return _PowerLossUpload(self, kind, self.disk.upload(kind))
+        return _PowerLossUpload(self, kind, self.disk.upload(kind, cold=cold))
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         with self.change(Call("delete", kind, name)):

@@ -269,7 +269,7 @@ class _LearningBackend:
     def save(self, kind: ObjectKind, name: str, data: Buffer) -> None:
         self._session.ask(Call("save", self._objects.add(kind, name, bytes(data))))
 
-    def upload(self, kind: ObjectKind) -> Upload:
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
         return _Collected(self, kind)
 
     def delete(self, kind: ObjectKind, name: str) -> None:

@@ -189,8 +189,8 @@ class _ScheduledBackend:
     def save(self, kind: ObjectKind, name: str, data: Buffer) -> None:
         self._call(f"save {kind.value}/{name}", lambda: self._disk.save(kind, name, data))
 
-    def upload(self, kind: ObjectKind) -> Upload:
-        return _ScheduledUpload(self, kind, self._disk.upload(kind))
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
+        return _ScheduledUpload(self, kind, self._disk.upload(kind, cold=cold))
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         self._call(f"delete {kind.value}/{name}", lambda: self._disk.delete(kind, name))

@@ -1,0 +1,64 @@
+"""What some storages can do beyond the contract, and what is done instead with those that cannot.
+
+A backend that has such an ability has its methods. A wrapper has them too, and calls the functions here for what it
+wraps, so that the ability of one is not lost in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from bfrepo.storage.base import Backend, ObjectKind
+
+
+@runtime_checkable
+class BatchDeleter(Protocol):
+    """A backend that removes many objects with one request. Thread rule and errors are those of `Backend`."""
+
+    @property
+    def delete_limit(self) -> int:
+        """How many objects one request removes."""
+
+    def delete_many(self, kind: ObjectKind, names: Sequence[str]) -> None:
+        """As `Backend.delete` for each of `names`, no more than `delete_limit`. An error leaves it open which went."""
+
+
+@runtime_checkable
+class Locker(Protocol):
+    """A backend that locks objects against deletion for a time. Thread rule and errors are those of `Backend`."""
+
+    @property
+    def locks(self) -> bool:
+        """Whether it was told to."""
+
+    def extend_lock(self, kind: ObjectKind, name: str) -> None:
+        """Lock an object for the whole time again, from now on. Does nothing where `locks` is False.
+
+        Raises StorageObjectMissing, StorageDenied, StorageError.
+        """
+
+
+def delete_limit(backend: Backend) -> int:
+    """How many objects the backend removes at a time: 1 where it cannot do more."""
+    return backend.delete_limit if isinstance(backend, BatchDeleter) else 1
+
+
+def delete_many(backend: Backend, kind: ObjectKind, names: Sequence[str]) -> None:
+    """Remove objects, with one request where the backend can. What one call takes is for `delete_limit` to say."""
+    if isinstance(backend, BatchDeleter):
+        backend.delete_many(kind, names)
+        return
+    for name in names:
+        backend.delete(kind, name)
+
+
+def locks(backend: Backend) -> bool:
+    """Whether the backend locks what it stores, so that `extend_lock` has something to do."""
+    return isinstance(backend, Locker) and backend.locks
+
+
+def extend_lock(backend: Backend, kind: ObjectKind, name: str) -> None:
+    """Lock an object for the whole time again. Nothing is done where the backend has no locks."""
+    if isinstance(backend, Locker):
+        backend.extend_lock(kind, name)
