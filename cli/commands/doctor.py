@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -150,21 +151,50 @@ def _clock(now: datetime) -> Finding:
 
 
 def _fuse() -> Iterator[Finding]:
-    device = Path("/dev/fuse")
+    """What mounting snapshots takes. pyfuse3 is among the optional packages."""
+    device, program = Path("/dev/fuse"), shutil.which("fusermount3")
+    by_root = os.geteuid() == 0
+    privileged = program is not None and bool(os.stat(program).st_mode & stat.S_ISUID)  # it opens the device for us
     yield Finding(
         "/dev/fuse, for mounting snapshots",
-        device.exists() and os.access(device, os.R_OK | os.W_OK),
+        device.exists() and (privileged or os.access(device, os.R_OK | os.W_OK)),
         remedy="modprobe fuse; in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN",
         optional=True,
     )
-    program = shutil.which("fusermount3")
     yield Finding(
         "fusermount3, for mounting snapshots",
-        program is not None,
+        program is not None and (privileged or by_root),
         program or "",
-        f"install {_FUSE_PACKAGES}",
+        "chmod u+s it, or mount as root" if program else f"install {_FUSE_PACKAGES}",
         optional=True,
     )
+    if find_spec("pyfuse3") is not None:
+        yield _libfuse()
+    allowed = _others_may_be_allowed()
+    yield Finding(
+        "user_allow_other, for mount --allow-other",
+        by_root or allowed,
+        "set in /etc/fuse.conf" if allowed else "root needs none" if by_root else "",
+        "as root: echo user_allow_other >> /etc/fuse.conf",
+        optional=True,
+    )
+
+
+def _libfuse() -> Finding:
+    what = "libfuse, for mounting snapshots"
+    try:
+        importlib.import_module("pyfuse3")
+    except ImportError as error:
+        return Finding(what, False, str(error), f"install {_FUSE_PACKAGES}", optional=True)
+    return Finding(what, True, optional=True)
+
+
+def _others_may_be_allowed() -> bool:
+    try:
+        lines = Path("/etc/fuse.conf").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)
 
 
 def _repository(app: App) -> Finding:
