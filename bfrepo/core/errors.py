@@ -15,6 +15,7 @@
     |-- StorageError                    1   the place that holds the repository failed
     |   |-- StorageObjectMissing        1   an object that should be there is not
     |   |-- StorageObjectExists         1   an object with this name exists (only `config` can collide)
+    |   |-- StorageObjectArchived       1   an object is kept in an archive, and cannot be read just now
     |   |-- StorageDenied               1   no permission
     |   `-- StorageFull                 1   no space left, or over quota
     |-- DamagedObject                   1   stored bytes are not what was written
@@ -116,9 +117,17 @@ class TargetError(BackupForgeError):
 
 
 class StorageError(BackupForgeError):
-    """The backend could not do what was asked. Temporary unless a subclass says otherwise."""
+    """The backend could not do what was asked. Temporary unless a subclass says otherwise.
+
+    `retry_after_s` is how many seconds the storage asks to be left alone for (HTTP's Retry-After), None where it says
+    nothing.
+    """
 
     code = "storage-failed"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class StorageObjectMissing(StorageError):
@@ -131,6 +140,12 @@ class StorageObjectExists(StorageError):
     """An object of this name exists and must not be overwritten (INV-3). Permanent."""
 
     code = "object-exists"
+
+
+class StorageObjectArchived(StorageError):
+    """An object is in an archive and cannot be read until it was brought back from there. Permanent until then."""
+
+    code = "object-archived"
 
 
 class StorageDenied(StorageError):
