@@ -1,4 +1,4 @@
-"""A backup in a process of its own, so that a test can kill it: python -m tests.support.backup_process REPOSITORY SIZE
+"""A backup in a process of its own, so that a test can kill it: python -m tests.support.backup_process LOCATION SIZE
 
 Backs up `sample_tree(SIZE)` with small packs that are indexed often. Writes "ready" when it begins, and the snapshot's
 ID when it is done.
@@ -13,7 +13,7 @@ from pathlib import Path
 from bfrepo.core.clock import SystemClock
 from bfrepo.repository import packing
 from bfrepo.repository.repository import Repository
-from bfrepo.storage.local import LocalBackend
+from bfrepo.storage.location import open_backend, parse_location
 from tests.support.backups import incompressible, run_backup
 from tests.support.repositories import reopen
 from tests.support.sources import Item
@@ -33,16 +33,16 @@ def sample_tree(size: int) -> Mapping[str, Item | bytes]:
     return large | small
 
 
-def open_here(folder: Path) -> Repository:
+def open_here(place: Path | str) -> Repository:
     """The repository, set up as this program uses it."""
-    return reopen(LocalBackend(folder), pack_size=PACK_SIZE, clock=SystemClock())
+    return reopen(open_backend(parse_location(str(place))), pack_size=PACK_SIZE, clock=SystemClock())
 
 
-def main(folder: str, size: str) -> None:
+def main(location: str, size: str) -> None:
     """The program."""
     packing._CHECKPOINT_PACKS = INDEXED_AFTER_PACKS  # type: ignore[misc]
     tree = sample_tree(int(size))
-    repository = open_here(Path(folder))
+    repository = open_here(location)
     print("ready", flush=True)
     result = run_backup(repository, tree, workers=2)
     print(result.snapshot_id.hex() if result.snapshot_id else "", flush=True)

@@ -11,7 +11,8 @@ deleting.
     {"do": "forget", "repository": "/...", "snapshots": ["3f2a..."]}   {}
     ...                                                                {"error": "CannotPrune: ..."}
 
-`ahead_s` in an order moves the client's clock forward, `cache` is a directory for the index cache.
+`repository` may be any location; the keys to it are in the environment. `ahead_s` in an order moves the client's clock
+forward, `cache` is a directory for the index cache.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.operations.tag import TagChange, change_tags
 from bfrepo.repository.quarantine import Quarantine
 from bfrepo.repository.repository import Repository
-from bfrepo.storage.local import LocalBackend
+from bfrepo.storage.location import open_backend, parse_location
 from tests.support.backups import incompressible, never, run_backup
 from tests.support.repositories import reopen
 from tests.support.sources import Item, written
@@ -86,7 +87,7 @@ def tree_of(seed: int) -> Mapping[str, Item | bytes]:
 def open_here(order: Order, folder: str = "repository") -> Iterator[Repository]:
     """The repository that an order is about."""
     clock = ShiftedClock(timedelta(seconds=order.get("ahead_s", 0)))
-    backend = LocalBackend(Path(order[folder]), clock=clock)
+    backend = open_backend(parse_location(order[folder]), clock=clock)
     cache = Path(order["cache"]) if "cache" in order else None
     with reopen(backend, pack_size=PACK_SIZE, clock=clock, cache_dir=cache) as repository:
         yield repository

@@ -18,7 +18,7 @@ from bfrepo.core.errors import DamagedObject, StorageObjectMissing
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.repository import Repository
-from bfrepo.storage.local import LocalBackend
+from bfrepo.storage.location import open_backend, parse_location
 from tests.support.client import Answer, Order, tree_of
 from tests.support.program import ROOT, process_environment
 from tests.support.repositories import reopen
@@ -120,19 +120,19 @@ def quick_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def look(folder: Path) -> Repository:
-    """The repository as it is now."""
-    return reopen(LocalBackend(folder))
+def look(place: Path | str) -> Repository:
+    """The repository at a path or any other location as it is now."""
+    return reopen(open_backend(parse_location(str(place))))
 
 
-def wrong_with(folder: Path, identifier: bytes) -> str:
+def wrong_with(place: Path | str, identifier: bytes) -> str:
     """What is wrong with a snapshot, or nothing; it has to hold the tree of its label.
 
     A prune may move what is being read: then it is read by the index of now. A snapshot that is gone is not wrong.
     """
     why = ""
     for _ in range(_MOST_TRIES):
-        with look(folder) as repository:
+        with look(place) as repository:
             snapshot = load_snapshots(repository).get(identifier)
             if snapshot is None:
                 return ""
@@ -150,12 +150,12 @@ def _compare(repository: Repository, snapshot: Snapshot) -> str:
     return f"a snapshot of seed {snapshot.label} holds something else"
 
 
-def wrong_with_all(folder: Path, finished: set[bytes]) -> list[str]:
+def wrong_with_all(place: Path | str, finished: set[bytes]) -> list[str]:
     """What is wrong with the snapshots there are, and which of `finished` are neither there nor their successors.
 
     Nobody may be at work.
     """
-    with look(folder) as repository:
+    with look(place) as repository:
         snapshots = load_snapshots(repository)
         present = snapshots.keys() | {snapshot.original for snapshot in snapshots.values()}
         wrong = [f"snapshot {each.hex()[:8]} is gone" for each in sorted(finished - present)]
