@@ -15,6 +15,7 @@ from bfrepo.core.errors import (
     RepositoryNotFound,
     StorageFull,
     StorageObjectMissing,
+    UsageError,
     WrongPassword,
 )
 from bfrepo.core.ids import resolve_prefix
@@ -28,6 +29,7 @@ from bfrepo.repository.loader import Loader
 from bfrepo.repository.objects import ObjectStore
 from bfrepo.repository.saver import Saver, SaverOptions
 from bfrepo.storage.base import CONFIG_NAME, Backend, ObjectKind
+from bfrepo.storage.hotcold import HOT_MARK
 
 KdfProfile = Literal["default", "strong"]
 
@@ -221,13 +223,18 @@ def open_repository(
 
 
 def read_head(backend: Backend) -> ConfigHead:
-    """What is readable without a key. Raises RepositoryNotFound, DamagedObject or UnsupportedFormat."""
+    """What is readable without a key. Raises RepositoryNotFound, UsageError, DamagedObject or UnsupportedFormat."""
     try:
         data = backend.load(ObjectKind.CONFIG, CONFIG_NAME)
     except StorageObjectMissing as error:
         raise RepositoryNotFound(
             f"there is no repository in {backend.location}", hint="make one with 'backupforge init', or check the path"
         ) from error
+    if data.startswith(HOT_MARK):
+        raise UsageError(
+            f"{backend.location} is the hot part of a repository, which is elsewhere",
+            hint="name the repository with --repository, and this with --repository-hot",
+        )
     return decode_head(data, location=backend.location)
 
 
