@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bfrepo.core.errors import BackupForgeError, InvalidValue
+from bfrepo.core.errors import BackupForgeError
 
 FSTYPE: Final = "fuse.backupforge"
 """What our mounts are called in /proc/self/mountinfo and by `mount`."""
@@ -48,31 +49,26 @@ def find_mount(place: bytes) -> Mount | None:
 def absolute_place(text: str) -> bytes:
     """The absolute path of a mount point. Symlinks on the way are followed, and the mount itself is not touched."""
     path = Path(os.path.abspath(text))
-    if path.is_symlink():
+    if os.path.islink(path):  # false as well for one that does not answer
         return os.fsencode(os.path.realpath(path))
     return os.fsencode(os.path.join(os.path.realpath(path.parent), path.name))
 
 
 def check_mountpoint(place: bytes) -> None:
     """Raises MountError, with a hint what to do, for a place that nothing should be mounted on."""
-    shown = _shown(place)
+    shown, quoted = _shown(place), _quoted(place)
     mounted = find_mount(place)
     if mounted is not None and mounted.fstype == FSTYPE:
-        raise MountError(
-            f"snapshots are mounted on {shown} already", hint=f"end that mount first: backupforge umount {shown}"
-        )
+        what = "the process has died that mounted" if _is_dead(place) else "there is already a mount of"
+        raise MountError(f"{what} snapshots on {shown}", hint=f"end it first: backupforge umount {quoted}")
     try:
-        if os.listdir(place):
-            raise MountError(
-                f"{shown} is not empty, and a mount would hide what is in it", hint="name an empty directory"
-            )
+        empty = not os.listdir(place)
     except FileNotFoundError:
-        raise MountError(f"there is no directory {shown}", hint=f"make it first: mkdir -p {shown}") from None
-    except NotADirectoryError:
-        raise InvalidValue(f"{shown} is not a directory", hint="name an empty directory") from None
+        raise MountError(f"there is no directory {shown}", hint=f"make it first: mkdir -p {quoted}") from None
     except OSError as error:
-        hint = f"what was mounted there has died: umount -l {shown}" if error.errno == errno.ENOTCONN else None
-        raise MountError(f"cannot use {shown}: {error.strerror}", hint=hint) from error
+        raise MountError(f"cannot use {shown}: {error.strerror}", hint="name an empty directory") from error
+    if not empty:
+        raise MountError(f"{shown} is not empty, and a mount would hide what is in it", hint="name an empty directory")
 
 
 def unmount(place: bytes) -> None:
@@ -80,17 +76,16 @@ def unmount(place: bytes) -> None:
 
     One whose process has died is taken away even while somebody holds a file of it open: nothing can be read from it.
     """
-    shown, mounted = _shown(place), find_mount(place)
+    shown, quoted = _shown(place), _quoted(place)
+    mounted = find_mount(place)
     if mounted is None:
-        raise MountError(
-            f"nothing is mounted on {shown}", hint="see all mounts of snapshots with: mount -t fuse.backupforge"
-        )
+        raise MountError(f"nothing is mounted on {shown}", hint=f"see all mounts of snapshots: mount -t {FSTYPE}")
     if mounted.fstype != FSTYPE:
-        raise MountError(f"what is mounted on {shown} is no snapshots, but {mounted.fstype}", hint=f"umount {shown}")
+        raise MountError(f"on {shown} no snapshots are mounted, but {mounted.fstype}", hint=f"umount {quoted}")
     done = subprocess.run(_command(place, dead=_is_dead(place)), capture_output=True, check=False)
     if done.returncode and find_mount(place) == mounted:
         said = os.fsdecode(done.stderr).strip() or f"exit status {done.returncode}"
-        raise MountError(f"cannot end the mount on {shown}: {said}", hint=f"see who uses it with: fuser -vm {shown}")
+        raise MountError(f"cannot end the mount on {shown}: {said}", hint=f"see who uses it: fuser -vm {quoted}")
 
 
 def _command(place: bytes, *, dead: bool) -> list[str | bytes]:
@@ -115,3 +110,7 @@ def _unescaped(field: bytes) -> bytes:
 
 def _shown(place: bytes) -> str:
     return os.fsdecode(place)
+
+
+def _quoted(place: bytes) -> str:
+    return shlex.quote(os.fsdecode(place))

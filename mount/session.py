@@ -24,10 +24,11 @@ READ_AHEAD: Final = MIB
 
 _HINTS: Final = {
     "user_allow_other": "root must put a line user_allow_other into /etc/fuse.conf",
-    "fusermount3": "install the package fuse3, which brings fusermount3",
+    "/dev/fuse: Permission": "let users at the device, as most systems do: chmod 666 /dev/fuse as root",
+    "exec fusermount3": "install the package fuse3, which brings fusermount3",
     "modprobe": "there is no FUSE in this kernel or container: modprobe fuse, or start the container with --device "
     "/dev/fuse --cap-add SYS_ADMIN",
-    "ermission denied": "the directory must belong to you; in a container, see 'backupforge doctor'",
+    "no write access": "name a directory that belongs to you",
     "not permitted": "mounting is not allowed here; in a container, start it with --device /dev/fuse --cap-add "
     "SYS_ADMIN",
 }

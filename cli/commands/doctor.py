@@ -154,18 +154,19 @@ def _fuse() -> Iterator[Finding]:
     """What mounting snapshots takes. pyfuse3 is among the optional packages."""
     device, program = Path("/dev/fuse"), shutil.which("fusermount3")
     by_root = os.geteuid() == 0
-    privileged = program is not None and bool(os.stat(program).st_mode & stat.S_ISUID)  # it opens the device for us
     yield Finding(
         "/dev/fuse, for mounting snapshots",
-        device.exists() and (privileged or os.access(device, os.R_OK | os.W_OK)),
-        remedy="modprobe fuse; in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN",
+        os.access(device, os.R_OK | os.W_OK),
+        remedy="chmod 666 /dev/fuse as root, as most systems do"
+        if device.exists()
+        else "modprobe fuse; in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN",
         optional=True,
     )
     yield Finding(
         "fusermount3, for mounting snapshots",
-        program is not None and (privileged or by_root),
+        program is not None and (by_root or bool(os.stat(program).st_mode & stat.S_ISUID)),
         program or "",
-        "chmod u+s it, or mount as root" if program else f"install {_FUSE_PACKAGES}",
+        f"chmod u+s {program} as root" if program else f"install {_FUSE_PACKAGES}",
         optional=True,
     )
     if find_spec("pyfuse3") is not None:

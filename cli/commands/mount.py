@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -117,7 +119,8 @@ def _mount(app: App, place: bytes, options: MountOptions, under_way: Callable[[]
 
     def on_ready() -> None:
         app.output.line("mounted", path_fields(place, "mountpoint"))
-        app.output.say(f"snapshots are below {shown(place)}; 'backupforge umount {shown(place)}' ends that")
+        end = f"backupforge umount {shlex.quote(os.fsdecode(place))}"
+        app.output.say(f"snapshots are below {shown(place)}; '{shown(end)}' ends that")
         under_way()
 
     with app.open_repository() as repository:
