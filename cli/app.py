@@ -55,17 +55,29 @@ class App:
         log = LogFile(settings.log_file, self.clock, as_json=settings.log_json) if settings.log_file else None
         self.output = Output(as_json=settings.json, quiet=settings.quiet, verbosity=settings.verbosity, log=log)
 
-    def open_backend(self, location: str | None = None) -> Backend:
-        """The storage at a location, by default that of the settings."""
+    def open_backend(self, location: str | None = None, *, hot: str | None = None) -> Backend:
+        """The storage at a location, and at `hot` its hot part; by default those of the settings."""
+        if location is None:
+            location, hot = self.settings.location, self.settings.repository_hot
+        if not hot:
+            return self.open_storage(location)
+        from bfrepo.storage.hotcold import HotColdBackend
+
+        return HotColdBackend(self.open_storage(hot), self.open_storage(location))
+
+    def open_storage(self, location: str) -> Backend:
+        """The storage at one location, whatever part of a repository it holds."""
         from bfrepo.storage.location import open_backend, parse_location
 
-        return open_backend(parse_location(location or self.settings.location), clock=self.clock)
+        return open_backend(parse_location(location), clock=self.clock)
 
-    def open_repository(self, location: str | None = None, password: PasswordSource | None = None) -> Repository:
+    def open_repository(
+        self, location: str | None = None, password: PasswordSource | None = None, *, hot: str | None = None
+    ) -> Repository:
         """The repository, opened. Who types the password may err a few times."""
         from bfrepo.repository.repository import open_repository
 
-        backend = self.open_backend(location)
+        backend = self.open_backend(location, hot=hot)
         source = password or self.settings.password
         asked = 0
 

@@ -22,6 +22,7 @@ class Flags:
     """The global options as the command line gave them; None or False where it gave none."""
 
     repository: str | None = None
+    repository_hot: str | None = None
     password_file: str | None = None
     password_command: str | None = None
     profile: str | None = None
@@ -50,6 +51,13 @@ def _global_option(*names: str, **settings: Any) -> Callable[[], click.Option]:
 _GLOBAL_OPTIONS = (
     _global_option(
         "-r", "--repository", "--repo", metavar="URL", help="Where the repository is.  [env: BACKUPFORGE_REPOSITORY]"
+    ),
+    _global_option(
+        "--repository-hot",
+        "--repo-hot",
+        metavar="URL",
+        help="Where a copy of all but file data is, if the repository is in cold storage.  "
+        "[env: BACKUPFORGE_REPOSITORY_HOT]",
     ),
     _global_option(
         "--password-file",

@@ -76,6 +76,7 @@ class Profile(Struct, frozen=True, kw_only=True, rename="kebab"):
 
     inherits: str | None = None
     repository: str | None = None
+    repository_hot: str | None = None
     password_file: str | None = None
     password_command: str | None = None
     cache_dir: str | None = None
@@ -109,7 +110,7 @@ class Profile(Struct, frozen=True, kw_only=True, rename="kebab"):
 
 _TABLES: Final[Mapping[str, type[Struct]]] = {"forget": ForgetTable, "prune": PruneTable, "check": CheckTable}
 
-_HOME_PATHS: Final = ("repository", "password-file", "cache-dir")
+_HOME_PATHS: Final = ("repository", "repository-hot", "password-file", "cache-dir")
 _HOME_LISTS: Final = ("paths", "exclude-file", "iexclude-file")
 _PASSWORDS: Final = ("password-file", "password-command")
 

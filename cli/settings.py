@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 VARIABLES: Final = {
     "BACKUPFORGE_REPOSITORY": "location of the repository",
+    "BACKUPFORGE_REPOSITORY_HOT": "location of its hot part, if it is in cold storage",
     "BACKUPFORGE_PASSWORD": "the password itself",
     "BACKUPFORGE_PASSWORD_FILE": "a file that holds the password",
     "BACKUPFORGE_PASSWORD_COMMAND": "a command that prints the password",
@@ -44,6 +45,7 @@ class Settings:
     """The settings of this run. `cache_dir` is None where there is to be no cache, `profile` where none was read."""
 
     repository: str | None
+    repository_hot: str | None
     password: PasswordSource
     cache_dir: Path | None
     json: bool
@@ -104,6 +106,7 @@ def resolve(flags: Flags, environment: Mapping[str, str] = os.environ) -> Settin
     cache = flags.cache_dir or environment.get("BACKUPFORGE_CACHE_DIR") or (profile.cache_dir if profile else None)
     return Settings(
         repository=repository or (profile.repository if profile else None),
+        repository_hot=_hot_part(flags, environment, profile),
         password=password,
         cache_dir=None if flags.no_cache else Path(cache) if cache else _xdg("CACHE", ".cache", environment),
         json=flags.json,
@@ -120,6 +123,18 @@ def resolve(flags: Flags, environment: Mapping[str, str] = os.environ) -> Settin
 def colours_wanted(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the user's terminal shows colours and the user did not ask for none."""
     return not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+
+
+def _hot_part(flags: Flags, environment: Mapping[str, str], profile: Profile | None) -> str | None:
+    """The hot part, from where the repository is named or from what beats that.
+
+    A variable that says where the hot part of one repository is means nothing for another one that an option names.
+    """
+    if flags.repository_hot or flags.repository:
+        return flags.repository_hot
+    if environment.get("BACKUPFORGE_REPOSITORY_HOT") or environment.get("BACKUPFORGE_REPOSITORY"):
+        return environment.get("BACKUPFORGE_REPOSITORY_HOT")
+    return profile.repository_hot if profile else None
 
 
 def _password_of(environment: Mapping[str, str], name: str) -> PasswordSource:

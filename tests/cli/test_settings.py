@@ -22,6 +22,7 @@ def profiles(tmp_path: Path) -> dict[str, str]:
     (folder / "config.toml").write_text(
         '[profile.nas]\nrepository = "/nas"\npassword-file = "~/nas-password"\ncache-dir = "/nas-cache"\n'
         '[profile.odd]\nfrobnicate = "yes"\n'
+        '[profile.cold]\nrepository = "/cold"\nrepository-hot = "~/hot"\n'
     )
     return {"XDG_CONFIG_HOME": str(tmp_path), "HOME": "/home/me"}
 
@@ -34,6 +35,26 @@ def test_an_option_beats_a_variable_beats_a_profile_beats_the_default(profiles: 
     assert resolve(Flags(profile="nas"), variable).repository == "/variable"
     assert resolve(Flags(profile="nas"), profiles).repository == "/nas"
     assert resolve(Flags(), profiles).repository is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "expected"),
+    [
+        (Flags(profile="cold"), {}, "/home/me/hot"),
+        (Flags(profile="cold", repository_hot="/flag"), {}, "/flag"),
+        (Flags(repository="/other", profile="cold"), {}, None),
+        (Flags(repository="/other", repository_hot="/flag"), {"BACKUPFORGE_REPOSITORY_HOT": "/variable"}, "/flag"),
+        (Flags(repository="/other"), {"BACKUPFORGE_REPOSITORY_HOT": "/variable"}, None),
+        (Flags(), {"BACKUPFORGE_REPOSITORY": "/r", "BACKUPFORGE_REPOSITORY_HOT": "/variable"}, "/variable"),
+        (Flags(profile="cold"), {"BACKUPFORGE_REPOSITORY": "/other"}, None),
+        (Flags(), {}, None),
+    ],
+)
+def test_the_hot_part_belongs_to_the_repository(
+    profiles: dict[str, str], flags: Flags, variables: dict[str, str], expected: str | None
+) -> None:
+    """The hot part is taken from where the repository is named, never from what names another one."""
+    assert resolve(flags, {**profiles, **variables}).repository_hot == expected
 
 
 def test_the_password_goes_by_the_same_order(profiles: dict[str, str]) -> None:
