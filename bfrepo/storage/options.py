@@ -42,11 +42,17 @@ class SftpOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestOptions:
-    """For `rest:` locations."""
+    """For `rest:` locations.
+
+    `ca_file` is trusted instead of the system's authorities. `client_certificate` is a PEM file with a certificate and
+    its key. `user` and `password` count where the location has none; they are no options that can be written down.
+    """
 
     ca_file: str | None = None
     client_certificate: str | None = None
     connections: int = 8
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +69,13 @@ _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
 
 def option_names() -> list[str]:
-    """Every name that `parse_options` knows."""
-    groups = fields(StorageOptions)
-    return [f"{group.name}.{_shown(each.name)}" for group in groups for each in fields(_default_group(group.name))]
+    """Every name that `parse_options` knows. What no `repr` may show is not among them: it would be in argv."""
+    return [
+        f"{group.name}.{_shown(each.name)}"
+        for group in fields(StorageOptions)
+        for each in fields(_default_group(group.name))
+        if each.repr
+    ]
 
 
 def parse_options(pairs: Iterable[str]) -> StorageOptions:

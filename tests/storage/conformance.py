@@ -523,7 +523,7 @@ class BackendConformance:
         """A refusal for lack of permission is StorageDenied, and names the object or kind and the place."""
         calls: list[Callable[[], object]] = [
             lambda: denied.save(PACK, name_of(b"new"), b"new"),
-            lambda: denied.upload(PACK),
+            lambda: uploaded(denied, PACK, b"new"),
             lambda: denied.delete(PACK, name_of(b"kept")),
         ]
         for call in calls:
