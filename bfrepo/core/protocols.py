@@ -6,7 +6,7 @@ called from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -92,3 +92,19 @@ class BlobSizes(Protocol):
 
     def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
         """Bytes of each blob's plaintext; -1 for one that the index does not name as data."""
+
+
+class BlobViews(BlobLoader, BlobSizes, Protocol):
+    """Gives blobs as views of opened frames, which are kept for a while: for whoever reads here and there.
+
+    A view stays valid for as long as it is held, and holds the memory of its whole frame: let go of it soon.
+    """
+
+    def peek(self, blob_id: bytes) -> memoryview | None:
+        """The blob if its frame is at hand, without waiting for anything. Raises MissingBlob and DamagedBlob."""
+
+    def view(self, blob_id: bytes) -> memoryview:
+        """The blob, read if need be. Raises MissingBlob, DamagedBlob and StorageError."""
+
+    def prefetch(self, blob_ids: Iterable[bytes]) -> None:
+        """Begin to read what will be asked for soon, as far as there is room; errors are for who asks for it then."""

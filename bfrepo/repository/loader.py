@@ -31,7 +31,7 @@ from bfrepo.storage.base import Backend, ObjectKind
 CACHE_SIZE = 24 * MIB
 """Bytes of opened frames kept: trees are read one by one, and a frame holds hundreds of them."""
 
-_UNREADABLE = (DamagedObject, StorageObjectMissing, UnsupportedFormat)
+UNREADABLE = (DamagedObject, StorageObjectMissing, UnsupportedFormat)
 """Why a frame gives no blob. A pack that is newer than the configuration of its repository admits is damaged."""
 
 
@@ -89,7 +89,7 @@ class Loader:
             if self._hash(blob) == blob_id:
                 return blob
             first: BackupForgeError = DamagedBlob(self._describe(blob_id, place, "does not hash to its ID"))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             first = DamagedBlob(self._describe(blob_id, place, str(error)))
         return self._load_other_copy(blob_id, place.frame, first)
 
@@ -98,7 +98,7 @@ class Loader:
         try:
             plain: memoryview | None = self.open_frame(frame)
             why = "does not hash to its ID"
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             plain, why = None, str(error)
         scratch = self._scratch
         memory, scratch.plain = scratch.plain, bytearray()  # ours until the last blob is taken
@@ -122,6 +122,17 @@ class Loader:
         out = memoryview(scratch.plain)[: place.plain_size]
         self._open_into(place, out)
         return out
+
+    def load_frame(self, number: int) -> bytearray:
+        """A frame's plaintext, unchecked, in memory of its own."""
+        place = self.table.frame(number)
+        frame = bytearray(place.plain_size)
+        self._open_into(place, memoryview(frame))
+        return frame
+
+    def is_intact(self, blob_id: bytes, data: Buffer) -> bool:
+        """Whether `data` is the blob, by its hash."""
+        return self._hash(data) == blob_id
 
     def open_packed(self, number: int) -> PackedFrame:
         """As `open_frame`, with the compressed bytes, which are as short-lived."""
@@ -180,11 +191,9 @@ class Loader:
             if copy.frame == bad_frame:
                 continue
             try:
-                place = self.table.frame(copy.frame)
-                frame = bytearray(place.plain_size)  # not the scratch memory: a caller may be in the middle of it
-                self._open_into(place, memoryview(frame))
+                frame = self.load_frame(copy.frame)  # not the scratch memory: a caller may be in the middle of it
                 blob = bytes(frame[copy.offset : copy.offset + copy.size])
-            except _UNREADABLE:
+            except UNREADABLE:
                 continue  # this copy is no better; the error of the first one is reported
             if self._hash(blob) == blob_id:
                 return blob
@@ -203,7 +212,7 @@ class Loader:
                     self._successor = self._make_successor()
             if self._successor is not None:
                 return self._successor.load(BlobKind.DATA, blob_id)
-        except _UNREADABLE:
+        except UNREADABLE:
             pass  # the error of the first copy is reported
         self._given_up.add(pack)  # it is lost, and its other blobs are not looked for in vain
         return None

@@ -1,0 +1,206 @@
+"""A cache of opened frames for whoever reads here and there: a mount, most of all.
+
+A frame is read and opened once, by one thread, however many wait for it; each blob in it is hashed once, before anybody
+sees it for the first time (INV-4), and given out as a view, without a copy. Frames that are needed soon are opened in
+advance by threads of their own: those that a caller names, and those that follow two that were used one after the
+other, as the files of a directory stand in the order in which they are read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final
+
+from bfrepo.core.concurrency import native_threads
+from bfrepo.core.errors import BackupForgeError, DamagedObject
+from bfrepo.core.ids import BlobKind
+from bfrepo.core.protocols import BlobPlace
+from bfrepo.core.units import KIB
+from bfrepo.repository.loader import UNREADABLE, Loader
+
+_QUICK: Final = 256 * KIB
+"""Bytes that are hashed at once, in the time it would take to hand them to another thread (about 0.1 ms)."""
+
+_FOLLOWING: Final = 2
+"""Frames that are opened in advance where files are read in their order."""
+
+
+class _Frame:
+    """The plaintext of a frame; `checked` are the offsets of the blobs in it that hash to their IDs."""
+
+    __slots__ = ("checked", "data", "used")
+
+    def __init__(self, data: bytearray) -> None:
+        self.data = data
+        self.checked: set[int] = set()
+        self.used = False
+
+
+class _Known:
+    """The frames of one loader, by their numbers in its table; oldest use first.
+
+    `size` is their plaintext in bytes, `ahead` what of it, or still to come, nobody has asked for yet.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.frames: OrderedDict[int, _Frame] = OrderedDict()
+        self.loading: dict[int, Future[_Frame]] = {}
+        self.waiting: set[int] = set()
+        self.size = 0
+        self.ahead = 0
+
+
+class FrameCache:
+    """Implements BlobViews over a loader. May be used from any number of threads; `close` it.
+
+    `limit` is the most that is kept, in bytes; a single frame may be larger.
+    """
+
+    def __init__(self, loader: Loader, limit: int, *, threads: int | None = None) -> None:
+        self._limit = limit
+        self._known = _Known(loader)
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(threads or native_threads(), thread_name_prefix="frames")
+
+    def close(self) -> None:
+        """Stop reading ahead. Idempotent."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def follow(self, loader: Loader) -> None:
+        """Read by another loader from now on, whose index numbers frames in its own way."""
+        with self._lock:
+            if self._known.loader is not loader:
+                self._known = _Known(loader)
+
+    def load(self, kind: BlobKind, blob_id: bytes) -> bytes:
+        """See BlobLoader."""
+        return bytes(self.view(blob_id))
+
+    def place(self, blob_id: bytes) -> BlobPlace:
+        """See BlobLoader."""
+        return self._known.loader.place(blob_id)
+
+    def read_frame(self, frame: int, blob_ids: Sequence[bytes]) -> Iterator[tuple[bytes, memoryview | DamagedObject]]:
+        """See BlobLoader. Passes the cache by."""
+        return self._known.loader.read_frame(frame, blob_ids)
+
+    def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
+        """See BlobSizes."""
+        return self._known.loader.table.data_sizes(blob_ids)
+
+    def peek(self, blob_id: bytes) -> memoryview | None:
+        """See BlobViews."""
+        known = self._known
+        place = known.loader.table.place(blob_id)
+        frame = self._use(known, place.frame)
+        if frame is None or (place.offset not in frame.checked and place.size > _QUICK):
+            return None
+        return self._checked(known, frame, blob_id, place)
+
+    def view(self, blob_id: bytes) -> memoryview:
+        """See BlobViews."""
+        known = self._known
+        place = known.loader.table.place(blob_id)
+        frame = self._use(known, place.frame)
+        if frame is None:
+            try:
+                frame = self._load(known, place.frame)
+            except UNREADABLE:
+                return memoryview(known.loader.load(BlobKind.DATA, blob_id))  # another copy, or the error in full
+            self._use(known, place.frame)
+        return self._checked(known, frame, blob_id, place)
+
+    def prefetch(self, blob_ids: Iterable[bytes]) -> None:
+        """See BlobViews."""
+        known = self._known
+        for blob_id in blob_ids:
+            with suppress(BackupForgeError):
+                self._begin(known, known.loader.table.place(blob_id).frame, blob_id)
+
+    def _checked(self, known: _Known, frame: _Frame, blob_id: bytes, place: BlobPlace) -> memoryview:
+        blob = memoryview(frame.data)[place.offset : place.offset + place.size]
+        if place.offset not in frame.checked:
+            if not known.loader.is_intact(blob_id, blob):
+                return memoryview(known.loader.load(BlobKind.DATA, blob_id))
+            frame.checked.add(place.offset)
+        return blob
+
+    def _use(self, known: _Known, number: int) -> _Frame | None:
+        """A frame that is at hand. The first use of one that follows another in use begins those that come then."""
+        with self._lock:
+            frame = known.frames.get(number)
+            if frame is None:
+                return None
+            known.frames.move_to_end(number)
+            if frame.used:
+                return frame
+            frame.used = True
+            known.ahead -= len(frame.data)
+            before = known.frames.get(number - 1)
+        if before is not None and before.used:
+            table = known.loader.table
+            for following in range(number + 1, min(number + 1 + _FOLLOWING, table.frames)):
+                if table.pack_of(following) == table.pack_of(number):
+                    self._begin(known, following)
+        return frame
+
+    def _begin(self, known: _Known, number: int, blob_id: bytes | None = None) -> None:
+        """Have a frame opened by another thread, unless half of the cache holds what nobody has asked for yet."""
+        size = known.loader.table.frame(number).plain_size
+        with self._lock:
+            at_hand = number in known.frames or number in known.loading or number in known.waiting
+            if at_hand or known.ahead + size > self._limit // 2:
+                return
+            known.ahead += size
+            known.waiting.add(number)
+        with suppress(RuntimeError):  # closed meanwhile
+            self._pool.submit(self._fetch, known, number, size, blob_id)
+
+    def _fetch(self, known: _Known, number: int, size: int, blob_id: bytes | None) -> None:
+        """Runs in a thread of the pool. What fails here fails again for whoever asks for it, who is told."""
+        with self._lock:
+            known.ahead -= size
+            known.waiting.discard(number)
+        with suppress(BackupForgeError):
+            frame = self._load(known, number)
+            if blob_id is not None:
+                self._checked(known, frame, blob_id, known.loader.table.place(blob_id))
+
+    def _load(self, known: _Known, number: int) -> _Frame:
+        mine = Future[_Frame]()
+        with self._lock:
+            frame = known.frames.get(number)
+            if frame is not None:
+                return frame
+            loading = known.loading.setdefault(number, mine)
+        if loading is not mine:
+            return loading.result()
+        try:
+            frame = _Frame(known.loader.load_frame(number))
+        except BaseException as error:
+            with self._lock:
+                del known.loading[number]
+            mine.set_exception(error)
+            raise
+        self._keep(known, number, frame)
+        mine.set_result(frame)
+        return frame
+
+    def _keep(self, known: _Known, number: int, frame: _Frame) -> None:
+        with self._lock:
+            del known.loading[number]
+            if known is not self._known:
+                return
+            known.frames[number] = frame
+            known.size += len(frame.data)
+            known.ahead += len(frame.data)
+            while known.size > self._limit and len(known.frames) > 1:
+                _, oldest = known.frames.popitem(last=False)
+                known.size -= len(oldest.data)
+                if not oldest.used:
+                    known.ahead -= len(oldest.data)

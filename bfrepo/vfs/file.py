@@ -1,0 +1,129 @@
+"""The content of a file: which blob is where in it, and what a reader at an offset gets."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Final
+
+from bfrepo.core.errors import DamagedObject
+from bfrepo.core.ids import ID_SIZE
+from bfrepo.core.protocols import BlobViews, Buffer
+from bfrepo.core.units import MIB
+from bfrepo.data.layout import Layout, unpack_holes
+from bfrepo.data.node import Node
+from bfrepo.data.records import load_records, split_ids
+
+_AHEAD: Final = 16 * MIB
+_MOST_AHEAD: Final = 64
+"""Bytes and blobs at most that are opened ahead of who reads on: as many as are in flight to a distant storage."""
+
+
+class File:
+    """What a file holds, holes as zeros. May be read from several threads.
+
+    Raises DamagedObject when its blobs and holes do not add up to its size, and what loading its lists raises.
+    """
+
+    def __init__(self, views: BlobViews, node: Node) -> None:
+        self.size = node.size
+        self._views = views
+        self._ids = load_records(views, node.content, node.content_depth)
+        self._starts, self._ends = self._layout(node)
+        self._next = 0  # where the last read ended
+        self._window = 0  # blobs to open ahead
+        self._begun = 0  # the first of them that is not begun yet
+
+    def peek(self, offset: int, size: int) -> Buffer | None:
+        """As `read`, or None when that would take a while."""
+        return self._read(offset, size, self._views.peek)
+
+    def read(self, offset: int, size: int) -> Buffer:
+        """What is in a range, as far as the file goes; a view of cached memory where one blob has it all.
+
+        Raises MissingBlob, DamagedBlob and StorageError.
+        """
+        data = self._read(offset, size, self._views.view)
+        return data if data is not None else b""
+
+    def whole(self) -> Buffer | None:
+        """All of a file of one blob, if it is at hand; None for any other."""
+        if len(self._ids) != ID_SIZE or self._ends[0] - self._starts[0] != self.size:
+            return None
+        return self._blob(0, self._views.peek)
+
+    def begin(self) -> None:
+        """Begin to read the first of it, for somebody who is about to."""
+        if self._ids:
+            self._views.prefetch([self._ids[:ID_SIZE]])
+
+    def advance(self, offset: int, size: int) -> None:
+        """Take notice of a read: who goes on where the last one ended has what comes next opened in advance.
+
+        For one reader; what another does at the same time costs speed at most.
+        """
+        expected, self._next = self._next, offset + size
+        if offset != expected:
+            self._window = self._begun = 0
+            return
+        count = len(self._starts)
+        at = bisect_right(self._starts, self._next) if count > 1 else count
+        if at == count or at + self._window // 2 < self._begun:
+            return
+        self._window = min(max(2 * self._window, 1), _MOST_AHEAD)
+        first = end = max(at, self._begun)
+        while end < min(at + self._window, count) and self._ends[end] - self._next <= _AHEAD:
+            end += 1
+        self._views.prefetch(map(self._id, range(first, end)))
+        self._begun = end
+
+    def _read(self, offset: int, size: int, get: Callable[[bytes], memoryview | None]) -> Buffer | None:
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return b""
+        at = bisect_right(self._starts, offset) - 1
+        if at >= 0 and end <= self._ends[at]:
+            blob = self._blob(at, get)
+            return None if blob is None else blob[offset - self._starts[at] : end - self._starts[at]]
+        pieces: list[Buffer] = []
+        at += at < 0 or self._ends[at] <= offset
+        while offset < end:
+            start = self._starts[at] if at < len(self._starts) else end
+            if offset < start:  # a hole
+                pieces.append(bytes(min(start, end) - offset))
+                offset = start
+                continue
+            blob = self._blob(at, get)
+            if blob is None:
+                return None
+            piece = blob[offset - start : end - start]
+            pieces.append(piece)
+            offset += len(piece)
+            at += 1
+        return b"".join(pieces)
+
+    def _blob(self, at: int, get: Callable[[bytes], memoryview | None]) -> memoryview | None:
+        blob = get(self._id(at))
+        if blob is not None and len(blob) != self._ends[at] - self._starts[at]:
+            raise DamagedObject(f"its content does not fit its size of {self.size} bytes")
+        return blob
+
+    def _id(self, at: int) -> bytes:
+        return self._ids[at * ID_SIZE : (at + 1) * ID_SIZE]
+
+    def _layout(self, node: Node) -> tuple[array[int], array[int]]:
+        """Where in the file each blob starts and ends."""
+        if len(self._ids) == ID_SIZE and not node.holes:
+            return array("Q", [0]), array("Q", [node.size])
+        sizes = self._views.data_sizes(split_ids(self._ids))
+        if not node.holes:
+            ends = array("Q", accumulate(max(size, 0) for size in sizes))
+            if (ends[-1] if ends else 0) != node.size:
+                raise DamagedObject(f"its content has another size than its {node.size} bytes")
+            return array("Q", [0, *ends[:-1]]) if ends else array("Q"), ends
+        layout = Layout(node.size, unpack_holes(node.size, load_records(self._views, node.holes, node.holes_depth)))
+        starts = array("Q", map(layout.take, sizes))
+        layout.finish()
+        return starts, array("Q", (start + size for start, size in zip(starts, sizes, strict=True)))
