@@ -22,12 +22,19 @@ from bfrepo.checker.sampling import Sample
 from bfrepo.checker.structure import Survey, survey_trees
 from bfrepo.core.clock import Clock
 from bfrepo.core.concurrency import native_threads
-from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageObjectMissing, UnsupportedFormat
+from bfrepo.core.errors import (
+    BackupForgeError,
+    DamagedObject,
+    StorageObjectArchived,
+    StorageObjectMissing,
+    UnsupportedFormat,
+)
 from bfrepo.core.progress import Reporter
 from bfrepo.core.units import format_size
 from bfrepo.data.snapshot import Snapshot, decode_claim
 from bfrepo.operations.diagnosis import Diagnosis, Fault, judge_pack, kind_of_error, make_finding
 from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.warming import Warmer, WarmUp
 from bfrepo.repository.config import ConfigHead, decode_config, is_as_written
 from bfrepo.repository.inventory import Inventory, list_packs, take_inventory
 from bfrepo.repository.repository import Repository, read_head
@@ -36,6 +43,7 @@ from bfrepo.storage.base import CONFIG_NAME, Backend, ObjectKind
 from bfrepo.storage.layout import DIRECTORY_KINDS
 
 _MOST_LOOKS: Final = 3
+_USUAL: Final = WarmUp()
 
 _CLAIM_LAPSES: Final = timedelta(days=7)
 """docs/format.md, "Living together":
@@ -54,9 +62,13 @@ _DAMAGED: Final[dict[ObjectKind, tuple[ObjectWord, FindingKind]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """`read` says which packs to read from end to end, None for none; `workers` threads read them."""
+    """`read` says which packs to read from end to end, None for none; `workers` threads read them.
+
+    Packs that are archived are waited for as `warm_up` says; None leaves them out.
+    """
 
     read: Sample | None = None
+    warm_up: WarmUp | None = None
     workers: int = field(default_factory=native_threads)
 
 
@@ -64,7 +76,7 @@ class CheckOptions:
 class CheckResult:
     """What a check found, errors first, and how much it looked at.
 
-    `packs_read` are IDs, `bytes_read` their sizes together.
+    `packs_read` are IDs, `bytes_read` their sizes together. `archived` packs should have been read, and were left out.
     """
 
     findings: tuple[Finding, ...]
@@ -75,6 +87,7 @@ class CheckResult:
     packs_read: tuple[bytes, ...]
     bytes_read: int
     duration_s: float
+    archived: int = 0
 
     @property
     def errors(self) -> int:
@@ -84,15 +97,20 @@ class CheckResult:
 def check(
     repository: Repository, options: CheckOptions, reporter: Reporter, cancelled: Callable[[], bool]
 ) -> CheckResult:
-    """Look at everything. What is wrong is in the result; raises StorageError when listing fails, and Interrupted."""
+    """Look at everything. What is wrong is in the result.
+
+    Raises StorageError when listing fails, StillArchived, and Interrupted.
+    """
     begun = repository.clock.monotonic()
     work = _Check(repository, options, reporter, cancelled)
     packs = list_packs(repository)
     chosen = {pack: packs[pack] for pack in options.read.choose(packs)} if options.read else {}
-    with work.read_packs(chosen) as reading:
+    at_hand = work.at_hand(chosen)
+    with work.read_packs(at_hand) as reading:
         findings = [*_check_config(repository), *_check_keys(repository)]
         view = work.look_until_stable()
-        verdicts = reading.wait()
+        verdicts = work.read_archived(reading.wait(), chosen)
+    read = [pack for pack in chosen if pack in verdicts]
     findings += [*view.snapshot_findings(), *work.diagnose(view, verdicts)]
     findings += [*_note_garbage(view.inventory), *_check_claims(repository, view)]
     return CheckResult(
@@ -101,16 +119,24 @@ def check(
         trees=view.survey.trees,
         blobs=len(view.inventory.index.table),
         packs=len(view.inventory.stored),
-        packs_read=tuple(chosen),
-        bytes_read=sum(chosen.values()),
+        packs_read=tuple(read),
+        bytes_read=sum(chosen[pack] for pack in read),
+        archived=len(chosen) - len(read),
         duration_s=repository.clock.monotonic() - begun,
     )
 
 
-def check_without_key(backend: Backend, clock: Clock, reporter: Reporter, cancelled: Callable[[], bool]) -> CheckResult:
+def check_without_key(
+    backend: Backend,
+    clock: Clock,
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
+    warm_up: WarmUp = _USUAL,
+) -> CheckResult:
     """Compare the hash of every object with its name, for whoever stores a repository and cannot open it.
 
-    Raises RepositoryNotFound, StorageError when listing fails, and Interrupted.
+    Packs that are archived are waited for first. Raises RepositoryNotFound, StorageError when listing fails,
+    StillArchived, and Interrupted.
     """
     begun = clock.monotonic()
     findings = []
@@ -119,6 +145,9 @@ def check_without_key(backend: Backend, clock: Clock, reporter: Reporter, cancel
     except (DamagedObject, UnsupportedFormat) as error:
         findings.append(_config_finding(error))
     objects = {kind: list(backend.list(kind)) for kind in DIRECTORY_KINDS}
+    warmer = Warmer(backend, clock, reporter, cancelled)
+    if warmer.expects_archived():
+        warmer.warm({bytes.fromhex(info.name): info.size for info in objects[ObjectKind.PACK]}, warm_up)
     reporter.progress.bytes_total = sum(info.size for infos in objects.values() for info in infos)
     hasher = ObjectHasher(backend, reporter.progress, cancelled)
     everything = ((kind, info) for kind, infos in objects.items() for info in infos)
@@ -173,6 +202,28 @@ class _Check:
         self._options = options
         self._progress = reporter.progress
         self._cancelled = cancelled
+        self._warmer = Warmer(repository.backend, repository.clock, reporter, cancelled)
+
+    def at_hand(self, packs: dict[bytes, int]) -> dict[bytes, int]:
+        """Those of the packs that can be read: all of them, when they were waited for."""
+        if not packs or not self._warmer.expects_archived():
+            return packs
+        if self._options.warm_up is not None:
+            self._warmer.warm(packs, self._options.warm_up)
+            return packs
+        archived = self._warmer.survey(packs)
+        return {pack: size for pack, size in packs.items() if not archived.holds(pack)}
+
+    def read_archived(self, verdicts: dict[bytes, PackVerdict], packs: dict[bytes, int]) -> dict[bytes, PackVerdict]:
+        """The verdicts, without those of packs that turned out to be archived unless they were waited for by now."""
+        archived = (pack for pack, each in verdicts.items() if isinstance(each.problem, StorageObjectArchived))
+        cold = {pack: packs[pack] for pack in archived}
+        verdicts = {pack: verdict for pack, verdict in verdicts.items() if pack not in cold}
+        if not cold or self._options.warm_up is None:
+            return verdicts
+        self._warmer.warm(cold, self._options.warm_up)
+        with self.read_packs(cold) as reading:
+            return verdicts | reading.wait()
 
     def read_packs(self, packs: dict[bytes, int]) -> PackReading:
         repository = self._repository

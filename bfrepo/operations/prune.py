@@ -28,11 +28,19 @@ from datetime import timedelta
 from typing import Final
 
 from bfrepo.core.concurrency import native_threads
-from bfrepo.core.errors import BackupForgeError, Interrupted, StorageDenied, StorageError, StorageFull
+from bfrepo.core.errors import (
+    BackupForgeError,
+    Interrupted,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+    StorageObjectArchived,
+)
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
 from bfrepo.core.units import GIB
 from bfrepo.operations.looking import Observer
+from bfrepo.operations.warming import Warmer
 from bfrepo.repository.flags import condemnations, revoke_flags, set_flags
 from bfrepo.repository.merge import Merged, drop_condemnations, merge_index
 from bfrepo.repository.prune import PruneLimits, PrunePlan, UnusedLimit, copies_to_prove, make_plan
@@ -143,6 +151,11 @@ class _Prune:
         self._cancelled = cancelled
         self._acts = acts
         self._damaged: dict[bytes, str] = {}
+        self._warmer = Warmer(repository.backend, repository.clock, reporter, cancelled)
+        self._has_archive: bool | None = None
+        self._surveyed: set[bytes] = set()
+        self._archived: set[bytes] = set()
+        self._spared: set[bytes] = set()
         self._view = Observer(repository, reporter.progress, cancelled, removes_claims=acts)
 
     def plan(self) -> PrunePlan:
@@ -152,7 +165,7 @@ class _Prune:
             weights = self._look()
         self._refuse(weights)
         plan = self._make_plan()
-        while self._acts and self._finds_damage(plan):
+        while self._finds_archived(plan) or (self._acts and self._finds_damage(plan)):
             plan = self._make_plan()
         return plan
 
@@ -163,6 +176,8 @@ class _Prune:
             max_repacked=self._options.max_repack_size,
             pack_size=self._repository.config.pack_size,
             now=self._repository.clock.now(),
+            archived=self._archived,
+            spared=self._spared,
         )
         return make_plan(self._weights, self._view.index.active_flags(), limits)
 
@@ -191,13 +206,42 @@ class _Prune:
         self._weights = weigh(self._view.index.table, self._view.marks, self._view.stored, self._damaged)
         return self._weights
 
+    def _finds_archived(self, plan: PrunePlan) -> bool:
+        """Find out which of the packs that the plan wants to read are archived; whether that changes the plan.
+
+        They are not waited for: what is to be copied out of them stays, and so do copies of what is in them, because
+        those in the archive cannot be proved.
+        """
+        if self._has_archive is None:
+            self._has_archive = self._warmer.expects_archived()
+        if not self._has_archive:
+            return False
+        table, known = self._view.index.table, (len(self._archived), len(self._spared))
+        wanted = copies_to_prove(plan, self._weights, table, self._view.marks)
+        read = {pack.id for pack in (*plan.repack, *plan.rescue)} | {table.pack_of(frame) for frame in wanted}
+        sizes = {pack.id: pack.size for pack in self._weights.packs if pack.id in read - self._surveyed}
+        found = self._warmer.survey(sizes)
+        self._surveyed.update(sizes)
+        self._archived.update(found.cold, found.warming)
+        for frame, blob_ids in wanted.items():
+            if table.pack_of(frame) in self._archived:
+                copies = (copy.frame for blob_id in blob_ids for copy in table.copies(blob_id))
+                self._spared.update(table.pack_of(copy) for copy in copies if copy != frame)
+        return known != (len(self._archived), len(self._spared))
+
     def _finds_damage(self, plan: PrunePlan) -> bool:
         """Before one of two live copies is given up, read the one that is to stay; whether that changes the plan."""
         view = self._view
         wanted = copies_to_prove(plan, self._weights, view.index.table, view.marks)
-        found = find_damaged(
-            view.loader, self._repository.blob_hash, wanted, self._cancelled, workers=self._options.workers
-        )
+        try:
+            found = find_damaged(
+                view.loader, self._repository.blob_hash, wanted, self._cancelled, workers=self._options.workers
+            )
+        except StorageObjectArchived:
+            if self._has_archive:
+                raise
+            self._has_archive = True  # so few packs are archived that a look at a thousand has not shown them
+            return True
         for pack, why in found.items():
             self._reporter.problem(b"", f"pack {short_id(pack)} is damaged, and another copy is used: {why}")
         self._damaged.update(found)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bfrepo.core.errors import BackupForgeError, Interrupted, UsageError
@@ -12,6 +12,7 @@ from bfrepo.core.progress import Change, Reporter
 from bfrepo.data.node import Node
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
 from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.warming import ArchivedPacks, NeededPacks, Warmer, WarmUp, reading_directories
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.salvage import refresh_for_reading
 from bfrepo.restorer.plan import RestoreOptions, select_all
@@ -25,6 +26,7 @@ _CHANGES: Final[dict[Outcome, Change]] = {
     "unchanged": "unchanged",
     "skipped": "unchanged",
 }
+_USUAL: Final = WarmUp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class RestoreResult:
     path: bytes
     summary: RestoreSummary
     duration_s: float
+    archived: ArchivedPacks | None = None
+    """What a dry run would have to wait for; None where nothing is archived, and after a restore."""
 
 
 def restore(
@@ -44,12 +48,13 @@ def restore(
     options: RestoreOptions,
     reporter: Reporter,
     cancelled: Callable[[], bool],
+    warm_up: WarmUp = _USUAL,
 ) -> RestoreResult:
     """Restore "SNAPSHOT[:PATH]": the contents of a directory, or a single other entry, directly into the target.
 
-    `chosen` narrows down what "latest" means. Items that cannot be restored are reported. Raises ObjectNotFound,
-    AmbiguousPrefix or InvalidValue when it is not clear what is meant, TargetError, Interrupted, and what reading
-    raises.
+    `chosen` narrows down what "latest" means. Items that cannot be restored are reported. Packs that are archived are
+    waited for first, as `warm_up` says. Raises ObjectNotFound, AmbiguousPrefix or InvalidValue when it is not clear
+    what is meant, TargetError, StillArchived, Interrupted, and what reading raises.
     """
     begun = repository.clock.monotonic()
     name, path = split_path(what)
@@ -61,27 +66,63 @@ def restore(
     snapshots = load_snapshots(repository, on_error=lambda damaged, error: reporter.warn(b"", str(error)))
     snapshot_id = find_snapshot(name, snapshots, chosen)
     refresh_for_reading(repository, lambda message: reporter.warn(b"", message))
-    node = find_node(repository.loader, snapshots[snapshot_id].tree, path)
-    observer = _Observer(reporter)
+    node = reading_directories(lambda: find_node(repository.loader, snapshots[snapshot_id].tree, path))
+    work = _Restoring(repository, node, options, reporter, cancelled)
     try:
-        summary = _restore_node(repository, node, options, observer, cancelled)
+        summary, archived = work.preview() if options.dry_run else (work.run(warm_up), None)
     except Interrupted as error:
         raise Interrupted(
-            str(error), hint="what is complete is in place: restore again, and only the rest is written"
+            str(error), hint=error.hint or "what is complete is in place: restore again, and only the rest is written"
         ) from error
-    return RestoreResult(snapshot_id, path, summary, repository.clock.monotonic() - begun)
+    return RestoreResult(snapshot_id, path, summary, repository.clock.monotonic() - begun, archived)
 
 
-def _restore_node(
-    repository: Repository,
-    node: Node,
-    options: RestoreOptions,
-    observer: RestoreObserver,
-    cancelled: Callable[[], bool],
-) -> RestoreSummary:
-    if node.type == "dir":
-        return restore_tree(repository.loader, node.subtree, options, observer, cancelled=cancelled)
-    return restore_node(repository.loader, node, options, observer, cancelled=cancelled)
+class _Restoring:
+    """One restore of one entry, or of all that is in a directory."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        node: Node,
+        options: RestoreOptions,
+        reporter: Reporter,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._loader = repository.loader
+        self._node = node
+        self._options = options
+        self._reporter = reporter
+        self._cancelled = cancelled
+        self._warmer = Warmer(repository.backend, repository.clock, reporter, cancelled)
+
+    def run(self, warm_up: WarmUp) -> RestoreSummary:
+        """Restore, when what is archived is at hand."""
+        return self._warmer.run(self._needed, lambda: self._restore(self._options, _Observer(self._reporter)), warm_up)
+
+    def preview(self) -> tuple[RestoreSummary, ArchivedPacks | None]:
+        """What would be done, and what would have to be waited for."""
+        needed = NeededPacks(self._loader.table)
+        summary = reading_directories(
+            lambda: self._restore(self._options, _Observer(self._reporter), on_frames=needed.add)
+        )
+        return summary, self._warmer.survey(needed.sizes) if self._warmer.expects_archived() else None
+
+    def _needed(self) -> dict[bytes, int]:
+        """The packs that this restore would read if it began now."""
+        needed = NeededPacks(self._loader.table)
+        self._restore(replace(self._options, dry_run=True), _Nobody(), on_frames=needed.add)
+        return needed.sizes
+
+    def _restore(
+        self,
+        options: RestoreOptions,
+        observer: RestoreObserver,
+        on_frames: Callable[[Iterable[int]], None] = lambda frames: None,
+    ) -> RestoreSummary:
+        loader, node, cancelled = self._loader, self._node, self._cancelled
+        if node.type == "dir":
+            return restore_tree(loader, node.subtree, options, observer, cancelled=cancelled, on_frames=on_frames)
+        return restore_node(loader, node, options, observer, cancelled=cancelled, on_frames=on_frames)
 
 
 class _Observer:
@@ -114,3 +155,22 @@ class _Observer:
     def on_error(self, path: bytes, error: BackupForgeError) -> None:
         """See RestoreObserver."""
         self._reporter.problem(path, str(error))
+
+
+class _Nobody:
+    """Hears of what a restore is about to do, and tells nobody. See RestoreObserver."""
+
+    def on_total(self, files: int, size: int) -> None:
+        """Says nothing."""
+
+    def on_bytes(self, count: int) -> None:
+        """Says nothing."""
+
+    def on_item(self, path: bytes, outcome: Outcome, size: int) -> None:
+        """Says nothing."""
+
+    def on_removed(self, path: bytes) -> None:
+        """Says nothing."""
+
+    def on_error(self, path: bytes, error: BackupForgeError) -> None:
+        """Says nothing; the restore itself meets it again."""

@@ -7,6 +7,7 @@
     doomed     needed              a prune died before it looked: what is needed is copied out, then it is deleted
                not needed          deleted, by whoever finds it
     unnamed    in no index object: left by a crash, or a backup is writing them right now; as if not needed
+    archived   not to be read without asking the archive and waiting: never copied, deleted like any other
 
 Of what several packs have one copy is needed (repository/weighing.py). Before a live copy is given up the one that
 stays is read, or damage would go unnoticed until it is all that is left.
@@ -17,7 +18,7 @@ says why the steps make this safe; bfrepo/operations/prune.py takes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -70,13 +71,19 @@ class UnusedLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneLimits:
-    """What a plan goes by. `grace` is how long a condemned pack stays, `most_repacked` is in bytes."""
+    """What a plan goes by. `grace` is how long a condemned pack stays, `most_repacked` is in bytes.
+
+    `archived` packs cannot be read now, so nothing is copied out of them; they go when nobody needs anything of them.
+    `spared` packs stay as they are, needed or not.
+    """
 
     grace: timedelta
     max_unused: UnusedLimit
     max_repacked: int | None
     pack_size: int
     now: datetime
+    archived: Collection[bytes] = frozenset()
+    spared: Collection[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +93,7 @@ class PrunePlan:
     `revive` are condemned packs that are needed, `rescue` doomed ones, `delete` goes now, `condemn` later, `repack` is
     copied and then goes too. `waiting` are condemned and within their grace time. `vanished` are named by the index and
     neither there nor needed; of these nobody has doomed those in `bury`. `suspicious` are damaged, and needed.
+    `archived_unused` bytes are in archived packs, and stay for that reason alone.
     """
 
     total_size: int
@@ -102,6 +110,7 @@ class PrunePlan:
     vanished: frozenset[bytes] = frozenset()
     bury: frozenset[bytes] = frozenset()
     suspicious: tuple[bytes, ...] = ()
+    archived_unused: int = 0
 
     @property
     def repack_size(self) -> int:
@@ -170,6 +179,7 @@ def make_plan(weights: Weights, flags: Mapping[bytes, Sequence[PackFlag]], limit
         delete=work.delete, condemn=work.condemn, repack=tuple(repack), waiting=work.waiting,
         vanished=frozenset(work.vanished), bury=frozenset(work.bury),
         suspicious=tuple(pack.id for pack in kept if not pack.sound),
+        archived_unused=sum(pack.unused for pack in kept if pack.id in limits.archived),
     )  # fmt: skip
 
 
@@ -196,9 +206,11 @@ class _Planning:
                 if pack.state is not PackState.DOOMED:
                     self.bury.add(pack.id)
             return
-        if not pack.needed:
+        if pack.id in self._limits.spared and pack.state is PackState.LIVE:
+            self.kept.append(pack)
+        elif not pack.needed:
             self.place_unneeded(pack.id, pack.size, pack.state)
-        elif pack.state is PackState.DOOMED:
+        elif pack.state is PackState.DOOMED and pack.id not in self._limits.archived:
             self.rescue.append(pack)
         else:
             self.kept.append(pack)
@@ -247,10 +259,11 @@ def _state_of(flags: Iterable[PackFlag]) -> PackState:
 
 def _choose_repacks(kept: Sequence[PackUse], limits: PruneLimits) -> list[PackUse]:
     """The packs whose copying gains most for what it costs, until little enough is unused; and many small ones."""
-    live = [pack for pack in kept if pack.state is PackState.LIVE]
+    fixed = {*limits.archived, *limits.spared}
+    live = [pack for pack in kept if pack.state is PackState.LIVE and pack.id not in fixed]
     wasteful = sorted((pack for pack in live if pack.unused), key=lambda pack: (-pack.unused / _cost(pack), pack.id))
     unused = sum(pack.unused for pack in wasteful)
-    allowed = limits.max_unused.allowed(sum(pack.used for pack in kept))
+    allowed = limits.max_unused.allowed(sum(pack.used for pack in kept if pack.id not in fixed))
     budget = float("inf") if limits.max_repacked is None else limits.max_repacked
     chosen: dict[bytes, PackUse] = {}
     for pack in wasteful:

@@ -15,7 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from bfrepo.core.errors import DamagedObject, Interrupted, StorageFull, StorageObjectMissing, UnsupportedFormat
+from bfrepo.core.errors import (
+    DamagedObject,
+    Interrupted,
+    StorageFull,
+    StorageObjectArchived,
+    StorageObjectMissing,
+    UnsupportedFormat,
+)
 from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
 from bfrepo.core.progress import Progress
 from bfrepo.core.protocols import Buffer
@@ -33,6 +40,8 @@ _WORTH_KEEPING: Final = 256 * KIB
 """Bytes of plaintext from which on a frame stays what it is; smaller ones are joined with others."""
 
 _UNREADABLE: Final = (DamagedObject, StorageObjectMissing, UnsupportedFormat)
+_STAYS: Final = (*_UNREADABLE, StorageObjectArchived)
+"""Why nothing comes out of a pack, or not now."""
 
 
 @dataclass(slots=True)
@@ -118,7 +127,7 @@ class Repacker:
                 return
             try:
                 self._copy_pack(saver, pack)
-            except _UNREADABLE as error:
+            except _STAYS as error:
                 with self._lock:
                     done.problems.append((pack.id, error))
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -29,6 +29,10 @@ def _never() -> bool:
     return False
 
 
+def _ignore(frames: Iterable[int]) -> None:
+    """For who does not want to know."""
+
+
 def restore(
     loader: BlobLoader,
     tree_id: bytes,
@@ -36,15 +40,17 @@ def restore(
     observer: RestoreObserver,
     *,
     cancelled: Callable[[], bool] = _never,
+    on_frames: Callable[[Iterable[int]], None] = _ignore,
 ) -> RestoreSummary:
     """Restore what a tree holds directly into the target.
 
     An item that cannot be restored is reported and counted, the others are restored. Raises TargetError when the target
     cannot be used or is full, DamagedObject when the tree itself cannot be loaded, Interrupted once `cancelled()` is
     true, and what the loader raises when the repository cannot be read any more; then incomplete files have been
-    removed. `cancelled` is called from several threads.
+    removed. `cancelled` is called from several threads. In a dry run `on_frames` is told, a window at a time, which
+    frames would be read.
     """
-    return _restore_nodes(loader, load_tree(loader, tree_id), options, observer, cancelled)
+    return _restore_nodes(loader, load_tree(loader, tree_id), options, observer, cancelled, on_frames)
 
 
 def restore_node(
@@ -54,9 +60,10 @@ def restore_node(
     observer: RestoreObserver,
     *,
     cancelled: Callable[[], bool] = _never,
+    on_frames: Callable[[Iterable[int]], None] = _ignore,
 ) -> RestoreSummary:
     """Restore one entry, under its name in the target; otherwise as `restore`."""
-    return _restore_nodes(loader, [node], options, observer, cancelled)
+    return _restore_nodes(loader, [node], options, observer, cancelled, on_frames)
 
 
 def _restore_nodes(
@@ -65,12 +72,13 @@ def _restore_nodes(
     options: RestoreOptions,
     observer: RestoreObserver,
     cancelled: Callable[[], bool],
+    on_frames: Callable[[Iterable[int]], None],
 ) -> RestoreSummary:
     report = Report(observer)
     root_fd, made = open_target(options.target, make=not options.dry_run)
     root = Directory(None, b"", made=made)
     try:
-        _Restore(loader, options, report, root_fd, cancelled).run(root, nodes)
+        _Restore(loader, options, report, root_fd, cancelled, on_frames).run(root, nodes)
     finally:
         if root_fd >= 0:
             os.close(root_fd)
@@ -93,7 +101,9 @@ class _Restore:
         report: Report,
         root_fd: int,
         cancelled: Callable[[], bool],
+        on_frames: Callable[[Iterable[int]], None],
     ) -> None:
+        self._on_frames = on_frames
         self._loader = loader
         self._options = options
         self._report = report
@@ -114,6 +124,7 @@ class _Restore:
                 preview = Preview(directories, self._metadata, self._report)
                 for window in planner.windows(root, nodes):
                     preview.tell(window)
+                    self._on_frames(window.frames.keys() | window.checks.keys())
                 return
             hands = [self._writer.hands(self._root_fd) for _ in range(max(self._options.threads, 1))]
             with Fetcher(self._loader, hands, self._cancelled) as fetcher:
