@@ -38,6 +38,8 @@ class SftpOptions:
     known_hosts: str | None = None
     config_file: str | None = None
     connections: int = 4
+    password: str | None = field(default=None, repr=False)
+    """Only for servers that take no key. Never given as `name=value`: such a text can be read by everybody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
