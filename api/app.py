@@ -1,0 +1,60 @@
+"""The application: services, middleware and every route, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import ModuleType
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from api.config import ServerConfig, load_server_keys
+from api.db.engine import Database
+from api.middleware import add_headers, answer_problems, give_request_id
+from api.openapi import make_document
+from api.routes import operations
+from api.routing import Route, make_handler
+from api.services.authentication import Authenticator
+from api.state import OPENAPI, SERVICES, Services, Threads
+from bfrepo.core.clock import Clock
+
+ROUTE_MODULES: Final[tuple[ModuleType, ...]] = (operations,)
+"""Every module of `routes/`, in the order of the documentation."""
+
+
+def all_routes() -> tuple[Route, ...]:
+    """Every declared route. What is not here does not exist; the data plane has routes of its own."""
+    return tuple(route for module in ROUTE_MODULES for route in module.ROUTES)
+
+
+def make_app(config: ServerConfig, clock: Clock) -> web.Application:
+    """The application of one server process. The database has the newest schema already (`db.migrate`)."""
+    app = web.Application(middlewares=[give_request_id, answer_problems], client_max_size=config.max_body)
+    keys = load_server_keys(config.data)
+    database = Database(config.database, connections=config.threads)
+    threads = Threads(config.threads)
+    authenticator = Authenticator(database, keys, clock)
+
+    app[SERVICES] = Services(
+        config=config,
+        keys=keys,
+        clock=clock,
+        database=database,
+        threads=threads,
+        authenticate=lambda token, scope: threads.run(authenticator.authenticate, token, scope),
+    )
+    app[OPENAPI] = msgspec.json.encode(make_document(all_routes()))
+    for route in all_routes():
+        app.router.add_route(route.method, route.path, make_handler(route), name=route.name)
+    app.on_response_prepare.append(add_headers)
+    app.cleanup_ctx.append(_resources)
+    return app
+
+
+async def _resources(app: web.Application) -> AsyncIterator[None]:
+    """Threads and connections end with the application."""
+    services = app[SERVICES]
+    yield
+    services.threads.close()
+    services.database.close()

@@ -1,0 +1,170 @@
+"""How a route is declared, and what happens around its handler.
+
+Every module in `routes/` has a tuple `ROUTES`. A declaration holds all there is to know about a route: who may call it,
+the types that its query, body and answer are validated and documented by, and the errors it gives. The handler gets a
+Call that is checked already, and returns the answer's value or a finished response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from api.identity import Access, Caller
+from api.problems import Problem, unauthorized
+from api.state import CALLER, SERVICES, Services
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Q = TypeVar("Q", bound=msgspec.Struct)
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+class NoFields(msgspec.Struct, forbid_unknown_fields=True):
+    """The query or body of a route that takes none."""
+
+
+@dataclass(slots=True)
+class Call(Generic[Q, B]):
+    """One request whose caller, query and body have been checked."""
+
+    request: web.Request
+    services: Services
+    query: Q
+    body: B
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks. Only routes that are not public have a caller."""
+        return self.request[CALLER]
+
+    @property
+    def path(self) -> Mapping[str, str]:
+        """The parts of the path that the route names."""
+        return self.request.match_info
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work in a thread; waits while as many go on as the server allows."""
+        return await self.services.threads.run(work, *args, **kwargs)
+
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One route. `result` is the type of the answer, None where there is no body; `streams` its media type where the
+    handler answers for itself."""
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access
+    summary: str
+    query: type[msgspec.Struct] = NoFields
+    body: type[msgspec.Struct] | None = None
+    result: Any = None
+    streams: str | None = None
+    status: HTTPStatus = HTTPStatus.OK
+    problems: tuple[HTTPStatus, ...] = ()
+    scope: str | None = None
+    """What an API token must allow for this route; None for routes that no token but a login opens."""
+
+    @property
+    def name(self) -> str:
+        """The operation's ID in the OpenAPI document."""
+        return self.handler.__name__.strip("_")
+
+
+def make_handler(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """What aiohttp calls for a route: authenticate, authorise, validate, handle, encode."""
+    decode = msgspec.json.Decoder(route.body).decode if route.body else None
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        services = request.app[SERVICES]
+        if route.access is not Access.PUBLIC:
+            await _authorise(request, route, services)
+        query = _read_query(request, route.query)
+        body = await _read_body(request, decode, services.config.max_body)
+        result = await route.handler(Call(request, services, query, body))
+        return result if isinstance(result, web.StreamResponse) else _respond(request, route, result)
+
+    return handle
+
+
+async def _authorise(request: web.Request, route: Route, services: Services) -> None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise unauthorized("no-token", "send a token: Authorization: Bearer TOKEN")
+    caller = await services.authenticate(token.strip(), route.scope)
+    if not caller.may(route.access):
+        raise Problem(HTTPStatus.FORBIDDEN, "not-allowed", "your role does not allow this")
+    request[CALLER] = caller
+
+
+def _read_query(request: web.Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
+    values: dict[str, Any] = {}
+    lists = {field.encode_name for field in msgspec.structs.fields(kind) if "tuple" in str(field.type)}
+    for name in request.query:
+        found = request.query.getall(name)
+        if len(found) > 1 and name not in lists:
+            raise Problem(HTTPStatus.BAD_REQUEST, "invalid-query", f"the parameter {name!r} is given more than once")
+        values[name] = found if name in lists else found[0]
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, "invalid-query", str(error)) from error
+
+
+async def _read_body(request: web.Request, decode: Callable[[bytes], Any] | None, limit: int) -> Any:
+    if decode is None:
+        return NoFields()
+    if request.content_type != "application/json":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-json", "the body has to be application/json")
+    if (request.content_length or 0) > limit:
+        raise too_large(limit)
+    try:
+        return decode(await request.read())
+    except web.HTTPRequestEntityTooLarge as error:
+        raise too_large(limit) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, "invalid-body", str(error)) from error
+
+
+def too_large(limit: int) -> Problem:
+    """The answer for a body of more bytes than are read."""
+    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", f"a body may have {limit} bytes")
+
+
+def _respond(request: web.Request, route: Route, result: Any) -> web.Response:
+    if route.result is None:
+        return web.Response(status=HTTPStatus.NO_CONTENT.value)
+    headers = {}
+    version = getattr(result, "version", None)
+    if isinstance(version, int):
+        headers["ETag"] = f'"{version}"'
+    return web.Response(
+        body=msgspec.json.encode(result), status=route.status.value, content_type="application/json", headers=headers
+    )
+
+
+_ETAG_FORM: Final = 'If-Match: "VERSION"'
+
+
+def expected_version(request: web.Request) -> int | None:
+    """The version that the client wants to change, by If-Match; None where it does not care.
+
+    Raises Problem for what cannot be a version of ours.
+    """
+    text = request.headers.get("If-Match")
+    if text is None or text.strip() == "*":
+        return None
+    number = text.strip().removeprefix("W/").strip('"')
+    if not number.isascii() or not number.isdecimal() or len(number) > 18:
+        raise Problem(HTTPStatus.PRECONDITION_FAILED, "changed-meanwhile", f"that is no version; send {_ETAG_FORM}")
+    return int(number)

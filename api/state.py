@@ -1,0 +1,57 @@
+"""What the application holds, under typed keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
+
+from aiohttp import web
+
+from api.config import ServerConfig, ServerKeys
+from api.db.engine import Database
+from api.identity import Caller
+from bfrepo.core.clock import Clock
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Threads:
+    """Threads for blocking work, as many as the server allows; what is more waits its turn. Belongs to one loop."""
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="server")
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of `work`, done in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for what is going on, and take nothing more."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+@dataclass(slots=True)
+class Services:
+    """What handlers work with. Made by `make_app`, one for each application."""
+
+    config: ServerConfig
+    keys: ServerKeys = field(repr=False)
+    clock: Clock
+    database: Database
+    threads: Threads
+    authenticate: Callable[[str, str | None], Awaitable[Caller]]
+    """The caller whom a token names, if it allows the scope. Raises Problem (401, 403)."""
+
+
+SERVICES: Final = web.AppKey("services", Services)
+OPENAPI: Final = web.AppKey("openapi", bytes)
+"""The OpenAPI document of the application."""
+CALLER: Final = web.RequestKey("caller", Caller)
+"""The key in a request of who sent it."""
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+"""The key in a request of its ID, which is in the answer's X-Request-ID and in every line of the log."""
