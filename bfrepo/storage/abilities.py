@@ -7,9 +7,13 @@ wraps, so that the ability of one is not lost in the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
+from bfrepo.core.units import MIB
 from bfrepo.storage.base import Backend, ObjectKind
+from bfrepo.storage.spool import Spool
+
+_PIECE: Final = MIB
 
 
 @runtime_checkable
@@ -39,6 +43,14 @@ class Locker(Protocol):
         """
 
 
+@runtime_checkable
+class SpoolSender(Protocol):
+    """A backend that takes a whole object from where it waits, rather than collect it once more for itself."""
+
+    def send(self, kind: ObjectKind, name: str, spool: Spool, *, cold: bool) -> None:
+        """As an upload of what is in `spool`, which stays as it is. Any kind but CONFIG. Raises what `save` raises."""
+
+
 def delete_limit(backend: Backend) -> int:
     """How many objects the backend removes at a time: 1 where it cannot do more."""
     return backend.delete_limit if isinstance(backend, BatchDeleter) else 1
@@ -62,3 +74,22 @@ def extend_lock(backend: Backend, kind: ObjectKind, name: str) -> None:
     """Lock an object for the whole time again. Nothing is done where the backend has no locks."""
     if isinstance(backend, Locker):
         backend.extend_lock(kind, name)
+
+
+def send(backend: Backend, kind: ObjectKind, name: str, spool: Spool, *, cold: bool) -> None:
+    """Store what is in a spool, by an upload where the backend cannot do better."""
+    if isinstance(backend, SpoolSender):
+        backend.send(kind, name, spool, cold=cold)
+    else:
+        send_by_upload(backend, kind, name, spool, cold=cold)
+
+
+def send_by_upload(backend: Backend, kind: ObjectKind, name: str, spool: Spool, *, cold: bool) -> None:
+    """Store what is in a spool, a piece at a time."""
+    upload = backend.upload(kind, cold=cold)
+    try:
+        for offset in range(0, spool.size, _PIECE):
+            upload.write(spool.read(offset, _PIECE))
+        upload.commit(name)
+    finally:
+        upload.abort()

@@ -19,14 +19,17 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, Final, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from bfrepo.core.clock import Clock
-from bfrepo.core.errors import InvalidValue, UsageError
+from bfrepo.core.errors import InvalidValue
 from bfrepo.storage.base import Backend
+from bfrepo.storage.limit import LimitedBackend, Limits
 from bfrepo.storage.local import LocalBackend
 from bfrepo.storage.memory import MemoryBackend
+from bfrepo.storage.options import StorageOptions
+from bfrepo.storage.retry import RetryingBackend, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class LocalLocation:
     """A directory of this machine, or of whatever is mounted there."""
 
     path: Path
+
+    remote: ClassVar[bool] = False
 
     @property
     def shown(self) -> str:
@@ -48,6 +53,8 @@ class S3Location:
     endpoint: str
     bucket: str
     prefix: str
+
+    remote: ClassVar[bool] = True
 
     @property
     def shown(self) -> str:
@@ -65,6 +72,8 @@ class SftpLocation:
     port: int | None
     path: str
 
+    remote: ClassVar[bool] = True
+
     @property
     def shown(self) -> str:
         """The location in the form of scp."""
@@ -81,6 +90,8 @@ class RestLocation:
     user: str | None
     password: str | None = field(repr=False)
 
+    remote: ClassVar[bool] = True
+
     @property
     def shown(self) -> str:
         """The location as a URL, with stars for the password."""
@@ -94,6 +105,8 @@ class RestLocation:
 class MemoryLocation:
     """A store that begins empty and ends with the process."""
 
+    remote: ClassVar[bool] = False
+
     @property
     def shown(self) -> str:
         """The location as it is written."""
@@ -101,7 +114,12 @@ class MemoryLocation:
 
 
 Location: TypeAlias = LocalLocation | S3Location | SftpLocation | RestLocation | MemoryLocation
-"""Where a repository is. Each has `shown`, the text for people, without a password."""
+"""Where a repository is. Each has `shown`, the text for people, without a password, and says whether it is `remote`:
+whether its calls take long, may fail for a while, and are worth saving."""
+
+_NO_OPTIONS: Final = StorageOptions()
+_NO_LIMITS: Final = Limits(None, None)
+_USUAL_RETRIES: Final = RetryPolicy()
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _SCP_FORM = re.compile(
@@ -130,21 +148,51 @@ def parse_location(text: str) -> Location:
             raise _invalid(text, "URLs begin with s3:, sftp: or rest:; a path with a colon begins with ./")
 
 
-def open_backend(location: Location, *, clock: Clock | None = None) -> Backend:
+def open_backend(
+    location: Location,
+    *,
+    options: StorageOptions = _NO_OPTIONS,
+    clock: Clock | None = None,
+    limits: Limits = _NO_LIMITS,
+    retries: RetryPolicy = _USUAL_RETRIES,
+) -> Backend:
     """A backend for the place, which need not hold a repository yet. `memory:` is a new, empty store each time.
 
-    Raises UsageError for a kind of storage that this version does not have.
+    From the inside to the outside: the storage itself; the limits, because every try takes bandwidth; the retries,
+    because what is tried again must be paid for again, and no wait for bandwidth may be taken for a storage that does
+    not answer. Outermost comes the cache, whose hits neither wait nor fail. It belongs to a repository, whose ID is in
+    the config, and so it is `open_repository` that adds it.
+
+    Local storage is not retried: a disk that fails goes on failing, and a volume that is not mounted needs somebody to
+    mount it. Raises UsageError where the support for this kind of storage is not installed.
     """
+    backend = open_bare_backend(location, options=options, clock=clock)
+    if limits.up is not None or limits.down is not None:
+        backend = LimitedBackend(backend, limits)
+    return RetryingBackend(backend, retries) if location.remote else backend
+
+
+def open_bare_backend(
+    location: Location, *, options: StorageOptions = _NO_OPTIONS, clock: Clock | None = None
+) -> Backend:
+    """The storage itself, whose errors come as they are. What each kind needs is imported here, when it is needed."""
     match location:
         case LocalLocation(path):
             return LocalBackend(path, clock=clock)
         case MemoryLocation():
             return MemoryBackend()
-        case _:
-            raise UsageError(
-                f"cannot open {location.shown}: this version keeps repositories in local storage only",
-                hint="give the path of a local or mounted directory",
-            )
+        case S3Location():
+            from bfrepo.storage.s3 import S3Backend  # noqa: PLC0415 - its library takes a third of a second
+
+            return S3Backend(location, options.s3)
+        case SftpLocation():
+            from bfrepo.storage.sftp import SftpBackend  # noqa: PLC0415 - as above
+
+            return SftpBackend(location, options.sftp)
+        case RestLocation():
+            from bfrepo.storage.rest import RestBackend  # noqa: PLC0415 - as above
+
+            return RestBackend(location, options.rest)
 
 
 def _parse_s3(text: str, rest: str) -> S3Location:

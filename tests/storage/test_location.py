@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bfrepo.core.errors import InvalidValue, UsageError
+from bfrepo.core.errors import InvalidValue
+from bfrepo.storage.limit import LimitedBackend, Limits
+from bfrepo.storage.local import LocalBackend
 from bfrepo.storage.location import (
     LocalLocation,
     Location,
@@ -17,6 +19,8 @@ from bfrepo.storage.location import (
     open_backend,
     parse_location,
 )
+from bfrepo.storage.memory import MemoryBackend
+from bfrepo.storage.retry import RetryingBackend
 from tests.storage.conformance import PACK, names, stored
 
 
@@ -144,13 +148,29 @@ def test_no_password_is_ever_told(template: str, password: str) -> None:
     assert "Q" not in told
 
 
-@pytest.mark.parametrize("text", ["s3:host/bucket", "sftp:host:/srv", "rest:https://me:secret@host/"])
-def test_storage_of_later_versions_is_refused(text: str) -> None:
-    """A kind of storage that is not there yet is wrong usage, with a hint and without the password."""
-    with pytest.raises(UsageError, match="local storage only") as caught:
-        open_backend(parse_location(text))
-    assert caught.value.hint
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize(
+    "text", ["s3:http://127.0.0.1:1/bucket", "sftp:me@127.0.0.1:/srv", "rest:http://me:secret@127.0.0.1:1/repo/"]
+)
+def test_remote_storage_is_tried_again(text: str) -> None:
+    """What is behind a network is opened without asking it for anything, limited inside and retried outside."""
+    location = parse_location(text)
+    plain, limited = open_backend(location), open_backend(location, limits=Limits(1000, None))
+    assert location.remote
+    assert isinstance(plain, RetryingBackend)
+    assert isinstance(limited, RetryingBackend)
+    assert isinstance(limited._inner, LimitedBackend)
+    assert "secret" not in plain.location
+    for backend in (plain, limited):
+        backend.close()
+
+
+@pytest.mark.parametrize("text", ["memory:", "/srv"])
+def test_storage_at_hand_is_not(text: str) -> None:
+    """A disk that fails goes on failing: what is at hand is not tried again. A limit holds there, too."""
+    location = parse_location(text)
+    assert not location.remote
+    assert isinstance(open_backend(location), LocalBackend | MemoryBackend)
+    assert isinstance(open_backend(location, limits=Limits(None, 1000)), LimitedBackend)
 
 
 def test_path_opens_a_directory(tmp_path: Path) -> None:
