@@ -26,11 +26,13 @@ from cli.passwords import TRIES, PasswordSource
 from cli.progress import Display
 from cli.render import shown
 from cli.settings import Settings, resolve
-from cli.signals import Cancellation, handling
+from cli.signals import Cancellation, handling, note_interrupts
 
 if TYPE_CHECKING:
     from bfrepo.repository.repository import Repository
     from bfrepo.storage.base import Backend
+    from bfrepo.storage.limit import Limits
+    from bfrepo.storage.pausing import Pausing
 
 P = ParamSpec("P")
 
@@ -53,6 +55,7 @@ class App:
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         log = LogFile(settings.log_file, self.clock, as_json=settings.log_json) if settings.log_file else None
+        self._cancellation = Cancellation()
         self.output = Output(as_json=settings.json, quiet=settings.quiet, verbosity=settings.verbosity, log=log)
 
     def open_backend(self, location: str | None = None, *, hot: str | None = None) -> Backend:
@@ -68,8 +71,35 @@ class App:
     def open_storage(self, location: str) -> Backend:
         """The storage at one location, whatever part of a repository it holds."""
         from bfrepo.storage.location import open_backend, parse_location
+        from bfrepo.storage.retry import RetryPolicy
 
-        return open_backend(parse_location(location), clock=self.clock)
+        place = parse_location(location)
+        if place.remote:
+            note_interrupts(self._cancellation)
+        return open_backend(
+            place,
+            options=self.settings.storage,
+            clock=self.clock,
+            limits=self._limits,
+            retries=RetryPolicy(pausing=self._pausing, notify=self._tell),
+        )
+
+    @functools.cached_property
+    def _limits(self) -> Limits:
+        """One for all storages of this run, as the line is one."""
+        from bfrepo.storage.limit import Limits
+
+        return Limits(self.settings.limit_upload, self.settings.limit_download, self._pausing)
+
+    @functools.cached_property
+    def _pausing(self) -> Pausing:
+        from bfrepo.storage.pausing import Pausing
+
+        return Pausing(clock=self.clock, cancelled=lambda: self._cancellation.requested)
+
+    def _tell(self, message: str) -> None:
+        """What a storage has to say, from any thread."""
+        self.output.notice("warning", b"", message)
 
     def open_repository(
         self, location: str | None = None, password: PasswordSource | None = None, *, hot: str | None = None
@@ -109,7 +139,7 @@ class App:
         self.output.streaming = streaming
         self.output.outlives_readers = True
         display = Display(self.output, self.clock, unit=unit, shows_progress=self.settings.progress)
-        cancellation = Cancellation()
+        cancellation = self._cancellation = Cancellation()
 
         def on_stop() -> None:
             display.announce("stopping; what is under way is finished first (once more to stop at once)")

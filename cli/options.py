@@ -5,7 +5,7 @@ Nothing here imports the library, so that help and completion answer at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ class Flags:
     password_file: str | None = None
     password_command: str | None = None
     profile: str | None = None
+    option: tuple[str, ...] = ()
+    limit_upload: str | None = None
+    limit_download: str | None = None
     cache_dir: str | None = None
     no_cache: bool = False
     json: bool = False
@@ -38,14 +41,20 @@ class Flags:
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Note a global option. One behind the command's name comes later and so overrules one in front of it."""
-    name = parameter.name or ""
+    """Note a global option. One behind the command's name comes later and so overrules one in front of it.
+
+    What may be repeated adds up.
+    """
+    name, flags = parameter.name or "", context.ensure_object(Flags)
     if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-        setattr(context.ensure_object(Flags), name, value)
+        setattr(flags, name, (*getattr(flags, name), *value) if parameter.multiple else value)
 
 
-def _global_option(*names: str, **settings: Any) -> Callable[[], click.Option]:
-    return lambda: click.Option(names, expose_value=False, callback=_keep, **settings)
+def _global_option(*names: str, **settings: Any) -> Callable[[Collection[str]], click.Option]:
+    """Makes the option, without those of its names that are taken by a command's own options."""
+    return lambda taken: click.Option(
+        [name for name in names if name not in taken], expose_value=False, callback=_keep, **settings
+    )
 
 
 _GLOBAL_OPTIONS = (
@@ -70,12 +79,21 @@ _GLOBAL_OPTIONS = (
         metavar="COMMAND",
         help="Run a command that prints the password.  [env: BACKUPFORGE_PASSWORD_COMMAND]",
     ),
+    _global_option(
+        "-o",
+        "--option",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set an option of the storage, such as s3.region=eu-central-1; may be repeated.",
+    ),
+    _global_option("--limit-upload", metavar="RATE", help="Send so many bytes a second at most, such as 500K or 10M."),
+    _global_option("--limit-download", metavar="RATE", help="Receive so many bytes a second at most."),
     _global_option("--profile", metavar="NAME", help="Take settings from this profile in config.toml."),
     _global_option(
         "--cache-dir",
         type=click.Path(),
         metavar="DIR",
-        help="Where to keep the cache of the index.  [env: BACKUPFORGE_CACHE_DIR]",
+        help="Where to keep the cache.  [env: BACKUPFORGE_CACHE_DIR]",
     ),
     _global_option("--no-cache", is_flag=True, help="Keep no cache."),
     _global_option("--json", is_flag=True, help="Write JSON, for programs."),
@@ -90,9 +108,13 @@ _GLOBAL_OPTIONS = (
 )
 
 
-def global_options() -> list[click.Option]:
-    """New instances of the options that every command takes, in front of its name or behind it."""
-    return [make() for make in _GLOBAL_OPTIONS]
+def global_options(own: Iterable[click.Parameter] = ()) -> list[click.Option]:
+    """New instances of the options that every command takes, in front of its name or behind it.
+
+    Where one of a command's own has the same short name, behind the command's name it means that one.
+    """
+    taken = {name for parameter in own for name in parameter.opts}
+    return [make(taken) for make in _GLOBAL_OPTIONS]
 
 
 class Command(click.Command):
@@ -105,7 +127,7 @@ class Command(click.Command):
         self.examples = examples
         self.exit_codes = exit_codes
         self.own_params = list(self.params)
-        self.params.extend(global_options())
+        self.params.extend(global_options(self.own_params))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options; the global ones have their place in the program's help."""

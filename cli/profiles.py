@@ -80,6 +80,9 @@ class Profile(Struct, frozen=True, kw_only=True, rename="kebab"):
     password_file: str | None = None
     password_command: str | None = None
     cache_dir: str | None = None
+    options: tuple[str, ...] = ()
+    limit_upload: str | None = None
+    limit_download: str | None = None
     catalogue: bool = False
     paths: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -250,11 +253,28 @@ def _judge(profile: Profile, where: _Where) -> None:
         for each in getattr(profile, key.replace("-", "_")):
             if not each.startswith("/"):
                 raise where.mistake(key, f"{each!r} is not absolute", "begin it with / or ~/: it runs from anywhere")
+    _judge_storage(profile, where)
     for key, commands in (("before", profile.before), ("after", profile.after), ("failure", profile.failure)):
         if not all(each.strip() if isinstance(each, str) else each and each[0] for each in commands):
             raise where.mistake(key, "an empty command")
     if profile.forget is not None:
         _judge_forget(profile, profile.forget, where)
+
+
+def _judge_storage(profile: Profile, where: _Where) -> None:
+    from bfrepo.core.units import parse_rate
+    from bfrepo.storage.options import parse_options
+
+    try:
+        parse_options(profile.options)
+    except InvalidValue as error:
+        raise where.mistake("options", str(error), error.hint) from error
+    for key, rate in (("limit-upload", profile.limit_upload), ("limit-download", profile.limit_download)):
+        try:
+            if rate is not None:
+                parse_rate(rate)
+        except InvalidValue as error:
+            raise where.mistake(key, str(error), error.hint) from error
 
 
 def _judge_forget(profile: Profile, table: ForgetTable, where: _Where) -> None:

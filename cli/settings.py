@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -16,6 +16,7 @@ from cli.options import Flags
 from cli.passwords import PasswordSource, one_of
 
 if TYPE_CHECKING:
+    from bfrepo.storage.options import StorageOptions
     from cli.profiles import Profile
 
 VARIABLES: Final = {
@@ -30,7 +31,10 @@ VARIABLES: Final = {
     "BACKUPFORGE_TO_PASSWORD": "the password of the repository that is copied to",
     "BACKUPFORGE_TO_PASSWORD_FILE": "a file that holds the password of the repository that is copied to",
     "BACKUPFORGE_TO_PASSWORD_COMMAND": "a command that prints the password of the repository that is copied to",
-    "BACKUPFORGE_CACHE_DIR": "where the cache of the index is kept",
+    "BACKUPFORGE_REST_USERNAME": "who we are for a REST server, where the location does not say it",
+    "BACKUPFORGE_REST_PASSWORD": "the password for a REST server, where the location has none",
+    "BACKUPFORGE_SFTP_PASSWORD": "the password for an SFTP server that takes no key",
+    "BACKUPFORGE_CACHE_DIR": "where the cache is kept",
     "XDG_CACHE_HOME": "the folder that holds the cache's folder by default",
     "XDG_CONFIG_HOME": "the folder that holds `backupforge/config.toml`",
     "XDG_STATE_HOME": "the folder that holds `backupforge/quarantine`, where repairs put what they take out",
@@ -42,11 +46,17 @@ VARIABLES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of this run. `cache_dir` is None where there is to be no cache, `profile` where none was read."""
+    """The settings of this run. `cache_dir` is None where there is to be no cache, `profile` where none was read.
+
+    `storage` has the credentials, too. Limits are bytes a second, None for none.
+    """
 
     repository: str | None
     repository_hot: str | None
     password: PasswordSource
+    storage: StorageOptions = field(repr=False)
+    limit_upload: int | None
+    limit_download: int | None
     cache_dir: Path | None
     json: bool
     quiet: bool
@@ -108,6 +118,9 @@ def resolve(flags: Flags, environment: Mapping[str, str] = os.environ) -> Settin
         repository=repository or (profile.repository if profile else None),
         repository_hot=_hot_part(flags, environment, profile),
         password=password,
+        storage=_storage_options(flags, environment, profile),
+        limit_upload=_rate(flags.limit_upload, profile.limit_upload if profile else None),
+        limit_download=_rate(flags.limit_download, profile.limit_download if profile else None),
         cache_dir=None if flags.no_cache else Path(cache) if cache else _xdg("CACHE", ".cache", environment),
         json=flags.json,
         quiet=flags.quiet,
@@ -135,6 +148,27 @@ def _hot_part(flags: Flags, environment: Mapping[str, str], profile: Profile | N
     if environment.get("BACKUPFORGE_REPOSITORY_HOT") or environment.get("BACKUPFORGE_REPOSITORY"):
         return environment.get("BACKUPFORGE_REPOSITORY_HOT")
     return profile.repository_hot if profile else None
+
+
+def _storage_options(flags: Flags, environment: Mapping[str, str], profile: Profile | None) -> StorageOptions:
+    """What the profile says and the command line after it, with the credentials."""
+    from bfrepo.storage.options import parse_options
+
+    options = parse_options((*(profile.options if profile else ()), *flags.option))
+    user = environment.get("BACKUPFORGE_REST_USERNAME") or None
+    password = environment.get("BACKUPFORGE_REST_PASSWORD") or None
+    return replace(
+        options,
+        rest=replace(options.rest, user=user, password=password),
+        sftp=replace(options.sftp, password=environment.get("BACKUPFORGE_SFTP_PASSWORD") or None),
+    )
+
+
+def _rate(option: str | None, default: str | None) -> int | None:
+    from bfrepo.core.units import parse_rate
+
+    wanted = option if option is not None else default
+    return None if wanted is None else parse_rate(wanted)
 
 
 def _password_of(environment: Mapping[str, str], name: str) -> PasswordSource:

@@ -7,6 +7,7 @@ interpreter would only look at the signal when a read that blocks has returned).
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -26,6 +27,23 @@ class Cancellation:
     def __call__(self) -> bool:
         """Whether the work shall end."""
         return self.requested
+
+
+def note_interrupts(cancellation: Cancellation) -> None:
+    """From now on Ctrl-C also sets the flag, where it does nothing else but what it always does.
+
+    The interpreter raises KeyboardInterrupt in the main thread only, which then waits for its other threads: those that
+    wait for a storage have to be told, too.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        cancellation.requested = True
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):
+        signal.signal(signal.SIGINT, stop)
 
 
 @contextmanager

@@ -32,6 +32,14 @@ def parse_size(text: str) -> int:
         raise InvalidValue(f"{text[:40]}... is too large for a size") from error
 
 
+def parse_rate(text: str) -> int:
+    """Bytes a second in "500K", "10M", "1.5MiB/s"... Raises InvalidValue for anything else, and for nothing at all."""
+    rate = parse_size(text.strip().removesuffix("/s"))
+    if rate < 1:
+        raise InvalidValue(f"{text!r} is no rate: nothing would ever pass", hint="leave it out for no limit")
+    return rate
+
+
 def parse_span(text: str) -> timedelta:
     """A time span of one unit: "90s", "30m", "12h", "7d", "2w"; "0" for none. Raises InvalidValue for anything else."""
     match = _SPAN.fullmatch(text)

@@ -193,3 +193,38 @@ def test_the_default_environment_is_the_real_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(os.environ, "BACKUPFORGE_REPOSITORY", "/now")
 
     assert resolve(Flags()).repository == "/now"
+
+
+def test_options_of_the_storage(profiles: dict[str, str], tmp_path: Path) -> None:
+    """What the command line says counts after what the profile says, option by option."""
+    (tmp_path / "backupforge" / "config.toml").write_text(
+        '[profile.far]\noptions = ["s3.region=here", "s3.profile=backup"]\nlimit-upload = "1M"\nlimit-download = "2M"\n'
+    )
+    flags = Flags(profile="far", option=("s3.region=there",), limit_download="500K")
+    found = resolve(flags, profiles)
+
+    assert (found.storage.s3.region, found.storage.s3.profile) == ("there", "backup")
+    assert (found.limit_upload, found.limit_download) == (1 << 20, 500 << 10)
+    assert (resolve(Flags(), profiles).limit_upload, resolve(Flags(), profiles).limit_download) == (None, None)
+
+
+@pytest.mark.parametrize("line", ['options = ["s3.regoin=x"]', 'limit-upload = "fast"', 'limit-download = "0"'])
+def test_a_profile_says_nonsense_of_the_storage(profiles: dict[str, str], tmp_path: Path, line: str) -> None:
+    """A mistake is found when the profile is read, and named with the file and the key."""
+    (tmp_path / "backupforge" / "config.toml").write_text(f"[profile.far]\n{line}\n")
+    with pytest.raises(InvalidValue, match=rf"config\.toml: {line.partition(' ')[0]}: "):
+        resolve(Flags(profile="far"), profiles)
+
+
+def test_credentials_come_from_the_environment(profiles: dict[str, str]) -> None:
+    """Users and passwords of servers are taken from variables, and no text shows them."""
+    variables = {
+        "BACKUPFORGE_REST_USERNAME": "alice",
+        "BACKUPFORGE_REST_PASSWORD": "hunter2",
+        "BACKUPFORGE_SFTP_PASSWORD": "hunter3",
+    }
+    found = resolve(Flags(), {**profiles, **variables})
+
+    assert (found.storage.rest.user, found.storage.rest.password) == ("alice", "hunter2")
+    assert found.storage.sftp.password == "hunter3"
+    assert "hunter" not in repr(found) + repr(found.storage)
