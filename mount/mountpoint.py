@@ -96,8 +96,9 @@ def _command(place: bytes, *, dead: bool) -> list[str | bytes]:
 
 
 def _is_dead(place: bytes) -> bool:
+    """Whether nobody answers. The kernel asks for this at any rate, while it may have attributes of an earlier day."""
     try:
-        os.stat(place)
+        os.statvfs(place)
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False
