@@ -34,6 +34,7 @@ def plan_fields(plan: PrunePlan) -> dict[str, Any]:
         },
         "revive": {"count": len(plan.revive), "packs": [pack.hex() for pack in plan.revive]},
         "damaged": [pack.hex() for pack in plan.suspicious],
+        "archived_unused_size": plan.archived_unused,
     }
 
 
@@ -64,6 +65,11 @@ def show_plan(output: Output, plan: PrunePlan, grace: timedelta) -> None:
     if steps:
         output.result("")
         output.result(table(("Packs", "Count", "Size"), steps, "<>>", output.style))
+    if plan.archived_unused:
+        output.result("")
+        output.result(
+            f"{format_size(plan.archived_unused)} that nobody needs stay in archived packs, which are not read"
+        )
     if plan.suspicious:
         count = len(plan.suspicious)
         output.notice("warning", b"", f"{count} packs that snapshots need are damaged: run 'backupforge check'")

@@ -111,6 +111,12 @@ def write_entries(
             pool.shutdown(cancel_futures=True)
 
 
+def needed_frames(loader: BlobLoader, entries: Iterable[Entry]) -> Iterator[Iterable[int]]:
+    """The frames that `write_entries` would read, some at a time, for a writer that wants each content once."""
+    for batch in _Planner(loader, lambda entry: entry.link is None).batches(entries):
+        yield batch.needed.keys()
+
+
 def _read(loader: BlobLoader, frame: int, blob_ids: Sequence[bytes]) -> dict[bytes, bytes | DamagedObject]:
     return {
         blob_id: data if isinstance(data, DamagedObject) else bytes(data)

@@ -21,22 +21,26 @@ from typing import Final
 import msgspec
 
 from bfrepo.core.concurrency import native_threads
-from bfrepo.core.errors import BackupForgeError, Interrupted, ObjectNotFound, UsageError
+from bfrepo.core.errors import BackupForgeError, Interrupted, ObjectNotFound, StorageObjectArchived, UsageError
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
 from bfrepo.core.units import format_size
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.operations.copy_blobs import BlobCopier, CopySource
+from bfrepo.operations.copy_packs import packs_to_copy
 from bfrepo.operations.copy_trees import Pair, TreeCopier
 from bfrepo.operations.missing_packs import distrust_missing_packs
 from bfrepo.operations.publish import ContentLost, publish
 from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.warming import ArchivedPacks, Warmer, WarmUp, reading_directories
 from bfrepo.repository.packing import SaverStats
 from bfrepo.repository.repository import Repository
+from bfrepo.repository.salvage import refresh_for_reading
 from bfrepo.repository.saver import SaverOptions
 from bfrepo.storage.base import ObjectKind
 
 _MOST_PASSES: Final = 3
+_USUAL: Final = WarmUp()
 _PUBLISH_S: Final = 60.0
 """Snapshots of which little is new are made durable together: at a pack's worth of data, or after a minute."""
 
@@ -94,6 +98,17 @@ def plan_copy(source: Repository, target: Repository, ids: Collection[bytes], re
     return _compare(mine, theirs, ids)
 
 
+def survey_copy(
+    source: Repository, plan: CopyPlan, reporter: Reporter, cancelled: Callable[[], bool]
+) -> ArchivedPacks | None:
+    """What a copy would have to wait for; None where nothing is archived. Raises what reading directories raises."""
+    warmer = Warmer(source.backend, source.clock, reporter, cancelled)
+    if not (plan.missing and warmer.expects_archived()):
+        return None
+    refresh_for_reading(source, lambda message: reporter.warn(b"", message))
+    return warmer.survey(_packs_to_copy(source, plan, cancelled))
+
+
 def copy_snapshots(
     source: Repository,
     target: Repository,
@@ -101,11 +116,13 @@ def copy_snapshots(
     reporter: Reporter,
     cancelled: Callable[[], bool],
     on_copied: Callable[[bytes, bytes], None] = lambda old, new: None,
+    warm_up: WarmUp = _USUAL,
 ) -> CopyResult:
     """Copy snapshots that the target has not. `on_copied` is told both IDs of each when it is there.
 
-    A snapshot of which something cannot be read is reported and not copied, the others are. Raises UsageError when both
-    are one repository, ObjectNotFound, and Interrupted when `cancelled` says so; what was stored until then is kept.
+    A snapshot of which something cannot be read is reported and not copied, the others are. What is archived is waited
+    for first, as `warm_up` says. Raises UsageError when both are one repository, ObjectNotFound, StillArchived, and
+    Interrupted when `cancelled` says so; what was stored until then is kept.
     """
     begun, read_before = source.clock.monotonic(), reporter.progress.bytes_done
     plan = plan_copy(source, target, ids, reporter)
@@ -115,7 +132,7 @@ def copy_snapshots(
     )
     reporter.progress.files_total = len(plan.missing)
     if plan.missing:
-        _Run(source, target, result, reporter, cancelled, on_copied).copy(plan)
+        _Run(source, target, result, reporter, cancelled, on_copied, warm_up).copy(plan)
     result.read = reporter.progress.bytes_done - read_before
     result.duration_s = source.clock.monotonic() - begun
     return result
@@ -151,8 +168,11 @@ class _Run:
         reporter: Reporter,
         cancelled: Callable[[], bool],
         on_copied: Callable[[bytes, bytes], None],
+        warm_up: WarmUp,
     ) -> None:
         self.source = CopySource(source, reporter)
+        self._warmer = Warmer(source.backend, source.clock, reporter, cancelled)
+        self._warm_up = warm_up
         self.target = target
         self.result = result
         self.reporter = reporter
@@ -165,7 +185,9 @@ class _Run:
         Another pass is needed where a prune of the target was at work: it has deleted what this copy relied on, or was
         about to, and what is known of the target no longer holds.
         """
-        lost = 0
+        lost = archived = 0
+        if self._warmer.expects_archived():
+            self._warm(plan)
         while plan.missing:
             try:
                 with self._session(plan, trusts_copies=not lost) as session:
@@ -174,9 +196,17 @@ class _Run:
                 lost += 1
                 if lost == _MOST_PASSES:
                     raise
+            except StorageObjectArchived:
+                archived += 1
+                if archived == _MOST_PASSES:
+                    raise
+                self._warm(plan)
             left = plan.missing.keys() - self.result.copied.keys() - set(self.result.failed)
             mine, theirs = (load_snapshots(each, _pass_over) for each in (self.source.repository, self.target))
             plan = _compare(mine, theirs, left)
+
+    def _warm(self, plan: CopyPlan) -> None:
+        self._warmer.warm(_packs_to_copy(self.source.repository, plan, self.cancelled), self._warm_up)
 
     @contextmanager
     def _session(self, plan: CopyPlan, *, trusts_copies: bool) -> Iterator[_Session]:
@@ -288,6 +318,13 @@ class _Session:
     def _new_id(self, old_id: bytes) -> bytes:
         copy = self._copies.get(old_id)
         return copy.new_id if copy is not None else b""
+
+
+def _packs_to_copy(source: Repository, plan: CopyPlan, cancelled: Callable[[], bool]) -> dict[bytes, int]:
+    """The packs of file data that are needed for what is missing in the target."""
+    missing = [snapshot.tree for snapshot in plan.missing.values()]
+    copied = [copy.old.tree for copy in plan.copies.values()]
+    return reading_directories(lambda: packs_to_copy(source, missing, copied, cancelled))
 
 
 def _pass_over(name: str, error: BackupForgeError) -> None:

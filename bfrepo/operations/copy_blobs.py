@@ -22,7 +22,7 @@ from typing import Final
 from borghash import HashTable
 
 from bfrepo.core.concurrency import native_threads
-from bfrepo.core.errors import BackupForgeError, Interrupted, MissingBlob, StorageError
+from bfrepo.core.errors import BackupForgeError, Interrupted, MissingBlob, StorageError, StorageObjectArchived
 from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
 from bfrepo.core.progress import Reporter
 from bfrepo.pack.format import PackedFrame
@@ -62,7 +62,9 @@ class CopySource:
         return True
 
     def must_answer(self, error: BackupForgeError) -> None:
-        """Raise `error` if it is the storage as a whole that fails, rather than the one object."""
+        """Raise `error` if it is the storage as a whole that fails, or an archive that has to be asked first."""
+        if isinstance(error, StorageObjectArchived):
+            raise error
         if isinstance(error, StorageError):
             try:
                 read_head(self.repository.backend)

@@ -11,13 +11,14 @@ from bfrepo.core.errors import BackupForgeError, UsageError
 from bfrepo.core.progress import Progress, Reporter
 from bfrepo.data.node import Node
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot
-from bfrepo.exporter.content import EntryWriter, Holes, write_entries
+from bfrepo.exporter.content import EntryWriter, Holes, needed_frames, write_entries
 from bfrepo.exporter.entries import Entry, walk_entries
 from bfrepo.exporter.raw import RawWriter
 from bfrepo.exporter.sinks import Sink
 from bfrepo.exporter.tarwriter import TarWriter
 from bfrepo.exporter.zipwriter import ZipWriter, is_text, zip_name
 from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.warming import NeededPacks, Warmer, WarmUp, reading_directories
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.salvage import refresh_for_reading
 
@@ -27,6 +28,7 @@ _NOT_IN: Final[dict[Archive, tuple[str, ...]]] = {
     "tar": ("socket",),
     "zip": ("socket", "fifo", "chardev", "blockdev"),
 }
+_USUAL: Final = WarmUp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,19 @@ def dump(
     sink: Sink,
     reporter: Reporter,
     cancelled: Callable[[], bool],
+    warm_up: WarmUp = _USUAL,
 ) -> DumpResult:
     """Write a place to a sink, in the form that `archive_for` says.
 
     Names in an archive start in the directory that is written. What an archive cannot hold is left out with a warning.
+    Packs that a storage keeps in an archive of its own are waited for before anything is written, as `warm_up` says.
     Raises DamagedObject, which names the file, at the first byte that is not as it was backed up: what was written
-    until then is right, and an archive is visibly not complete. Raises Interrupted, BrokenPipeError when nobody reads
-    any more, TargetError, and what the storage raises.
+    until then is right, and an archive is visibly not complete. Raises StillArchived, Interrupted, BrokenPipeError
+    when nobody reads any more, TargetError, and what the storage raises.
     """
+    warmer = Warmer(repository.backend, repository.clock, reporter, cancelled)
+    if warmer.expects_archived():
+        warmer.warm(reading_directories(lambda: _needed(repository, place.node)), warm_up)
     result = DumpResult()
     entries = walk_entries(repository.loader, place.node)
     if archive is None:
@@ -110,6 +117,14 @@ def dump(
             writer.abort()
         raise
     return result
+
+
+def _needed(repository: Repository, node: Node) -> dict[bytes, int]:
+    """The packs that hold the content, with their sizes."""
+    needed = NeededPacks(repository.loader.table)
+    for frames in needed_frames(repository.loader, walk_entries(repository.loader, node)):
+        needed.add(frames)
+    return needed.sizes
 
 
 def _open_writer(archive: Archive | None, sink: Sink) -> _Writer:

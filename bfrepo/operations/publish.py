@@ -4,7 +4,7 @@
     look      list the index again, then the packs: if none was doomed and none is gone since the backup began, all is
               well
     mend      otherwise walk the tree against the index as it is now; what is only in doomed or missing packs is
-              stored again, read from its old pack while that is still there; look once more
+              stored again, read from its old pack while that can still be read; look once more
     snapshot  write it
     unclaim   remove the claim; if somebody removed it first, check the snapshot and take it back if it dangles
 
@@ -19,7 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageDenied, StorageObjectMissing
+from bfrepo.core.errors import (
+    BackupForgeError,
+    DamagedObject,
+    StorageDenied,
+    StorageObjectArchived,
+    StorageObjectMissing,
+)
 from bfrepo.core.ids import BlobKind, short_id
 from bfrepo.data.references import reachable
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Claim, Snapshot, encode_claim, encode_snapshot
@@ -144,7 +150,7 @@ def _store_again(
         for blob_id, kind in lost.items():
             try:
                 data = loader.load(kind, blob_id)
-            except DamagedObject as error:
+            except (DamagedObject, StorageObjectArchived) as error:
                 raise ContentLost(f"blob {short_id(blob_id)} was deleted while this backup ran: {error}") from error
             saver.save(kind, data)
         saver.flush()

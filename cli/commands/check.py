@@ -15,10 +15,12 @@ from cli.exit_codes import DONE, FAILED, REPOSITORY_CODES
 from cli.options import command
 from cli.output import Output, path_fields
 from cli.render import local_time, short, shown
+from cli.warming import warm_up, warm_up_option
 
 if TYPE_CHECKING:
     from bfrepo.checker.findings import AffectedSnapshot, Finding
     from bfrepo.operations.check import CheckOptions, CheckResult
+    from bfrepo.operations.warming import WarmUp
 
 _SHOWN_FILES = 5
 _SHOWN_SNAPSHOTS = 5
@@ -38,22 +40,26 @@ _SHOWN_SNAPSHOTS = 5
 @click.option("--read-data", is_flag=True, help="Read, open and compare everything that is stored.")
 @click.option("--read-data-subset", metavar="n/t|P%|SIZE", help="Do so with a part, a percentage or a size of it.")
 @click.option("--no-key", is_flag=True, help="Only compare the hash of every object with its name; needs no password.")
+@warm_up_option
 @pass_app
-def run(app: App, read_data: bool, read_data_subset: str | None, no_key: bool) -> int:
+def run(app: App, read_data: bool, read_data_subset: str | None, no_key: bool, warm_up_wait: str | None) -> int:
     """Is everything there, and right? Nothing is changed.
 
     Reads the index and every directory of every snapshot, and proves that all they need is there. Each finding says
     what depends on it. The exit code is 1 when something is wrong.
+
+    What is to be read and is kept in an archive by the storage is asked for first and waited for.
     """
     from bfrepo.operations.check import check, check_without_key
 
     if (read_data, read_data_subset is not None, no_key).count(True) > 1:
         raise UsageError("--read-data, --read-data-subset and --no-key exclude each other")
-    options = _options(read_data=read_data, subset=read_data_subset)
+    waiting = warm_up(app.output, warm_up_wait)
+    options = _options(read_data=read_data, subset=read_data_subset, waiting=waiting)
     if no_key:
         backend = app.open_backend()
         with app.working(unit="items") as work:
-            result = check_without_key(backend, app.clock, work.display, work.cancelled)
+            result = check_without_key(backend, app.clock, work.display, work.cancelled, waiting)
         backend.close()
     else:
         with app.open_repository() as repository, app.working(unit="items") as work:
@@ -65,13 +71,13 @@ def run(app: App, read_data: bool, read_data_subset: str | None, no_key: bool) -
     return FAILED if result.errors else DONE
 
 
-def _options(*, read_data: bool, subset: str | None) -> CheckOptions:
+def _options(*, read_data: bool, subset: str | None, waiting: WarmUp) -> CheckOptions:
     from bfrepo.checker.sampling import Everything, parse_sample
     from bfrepo.operations.check import CheckOptions
 
     if subset is not None:
-        return CheckOptions(read=parse_sample(subset))
-    return CheckOptions(read=Everything() if read_data else None)
+        return CheckOptions(read=parse_sample(subset), warm_up=waiting)
+    return CheckOptions(read=Everything() if read_data else None, warm_up=waiting)
 
 
 def report_finding(output: Output, finding: Finding) -> None:
@@ -149,5 +155,6 @@ def summary_fields(result: CheckResult) -> dict[str, Any]:
         "packs": result.packs,
         "packs_read": len(result.packs_read),
         "bytes_read": result.bytes_read,
+        "packs_archived": result.archived,
         "seconds_elapsed": round(result.duration_s, 3),
     }

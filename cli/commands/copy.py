@@ -14,6 +14,7 @@ from cli.options import command, filter_options
 from cli.output import Output, path_fields
 from cli.render import local_time, short, shown
 from cli.values import snapshot_filter
+from cli.warming import say_archived, warm_up, warm_up_option
 
 if TYPE_CHECKING:
     from bfrepo.data.selection import SnapshotFilter
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     "--to-password-file", type=click.Path(), metavar="FILE", help="Its password.  [env: BACKUPFORGE_TO_PASSWORD_FILE]"
 )
 @click.option("--to-password-command", metavar="COMMAND", help="Its password.  [env: BACKUPFORGE_TO_PASSWORD_COMMAND]")
+@click.option("--to-hot", metavar="URL", help="Where its hot part is, if it is in cold storage.")
 @click.option("-n", "--dry-run", is_flag=True, help="Copy nothing; say what would be copied.")
+@warm_up_option
 @filter_options
 @pass_app
 def run(
@@ -51,7 +54,9 @@ def run(
     to: str,
     to_password_file: str | None,
     to_password_command: str | None,
+    to_hot: str | None,
     dry_run: bool,
+    warm_up_wait: str | None,
     hosts: Sequence[str],
     tags: Sequence[str],
     paths: Sequence[str],
@@ -64,23 +69,28 @@ def run(
 
     A snapshot of which something cannot be read is not copied; what is wrong is reported, the others are copied, and
     the exit code is 3.
+
+    What the storage keeps in an archive is asked for first and waited for: --dry-run says how much that is.
     """
-    from bfrepo.operations.copy import copy_snapshots, plan_copy
+    from bfrepo.operations.copy import copy_snapshots, plan_copy, survey_copy
 
     password = app.settings.other_password(to_password_file, to_password_command, which="to")
     chosen = snapshot_filter(hosts, tags, paths)
-    with app.open_repository() as source, app.open_repository(to, password) as target:
+    waiting = warm_up(app.output, warm_up_wait)
+    with app.open_repository() as source, app.open_repository(to, password, hot=to_hot) as target:
         with app.working(unit="snapshots") as work:
             found = _choose(source, snapshots, chosen)
             if dry_run:
                 plan = plan_copy(source, target, found, work.display)
+                archived = survey_copy(source, plan, work.display, work.cancelled)
             else:
 
                 def on_copied(old: bytes, new: bytes) -> None:
                     _show_copied(app.output, found[old], old, new)
 
-                result = copy_snapshots(source, target, found, work.display, work.cancelled, on_copied)
+                result = copy_snapshots(source, target, found, work.display, work.cancelled, on_copied, waiting)
         if dry_run:
+            say_archived(app.output, archived)
             _show_plan(app.output, plan, target.location)
         else:
             _show(app.output, result, target.location)

@@ -22,6 +22,7 @@ from cli.options import command, filter_options
 from cli.output import Output, path_fields
 from cli.render import short, shown
 from cli.values import snapshot_filter
+from cli.warming import warm_up, warm_up_option
 
 if TYPE_CHECKING:
     from bfrepo.exporter.sinks import Sink
@@ -57,6 +58,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
     metavar="FILE",
     help="Write to a file, readable by its owner alone, which appears when it is complete.",
 )
+@warm_up_option
 @filter_options
 @pass_app
 def run(
@@ -65,6 +67,7 @@ def run(
     path: str | None,
     archive: Archive | None,
     output_file: str | None,
+    warm_up_wait: str | None,
     hosts: Sequence[str],
     tags: Sequence[str],
     paths: Sequence[str],
@@ -80,6 +83,8 @@ def run(
 
     Every byte is checked before it is written. At the first that cannot be had the command fails, and an archive ends
     in such a way that whoever reads it fails as well.
+
+    What the storage keeps in an archive is asked for and waited for before anything is written.
     """
     from bfrepo.data.selection import split_path
     from bfrepo.operations.dump import archive_for, dump, find_dump
@@ -90,6 +95,7 @@ def run(
             raise UsageError("give the path either behind the colon or as an argument")
         below = os.fsencode(path).strip(b"/")
     chosen = snapshot_filter(hosts, tags, paths)
+    waiting = warm_up(app.output, warm_up_wait)
     if output_file is None:  # whoever reads the pipe may write to the same terminal
         app.settings = replace(app.settings, progress=False)
     begun = app.clock.monotonic()
@@ -97,7 +103,7 @@ def run(
         place = find_dump(repository, name, below, chosen, work.display)
         kind = archive_for(place.node, archive)
         with _open_sink(app.output, output_file, kind) as sink:
-            result = dump(repository, place, kind, sink, work.display, work.cancelled)
+            result = dump(repository, place, kind, sink, work.display, work.cancelled, waiting)
     for what, count in result.lost.items():
         app.output.notice("warning", b"", f"a {kind} archive keeps no {what} ({format_count(count)} affected)")
     if output_file is not None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from bfrepo.core.errors import UsageError
 from bfrepo.core.units import format_count, format_size
 from cli.app import App, pass_app
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
 from cli.options import Group
 from cli.output import Output, path_fields
 from cli.render import local_time, short, shown
+from cli.warming import warm_up, warm_up_option
 
 if TYPE_CHECKING:
     from bfrepo.operations.mending import LostPath
+    from bfrepo.operations.repair_hot import HotRepairPlan
     from bfrepo.operations.repair_index import IndexRepairPlan, LeftAlone
     from bfrepo.operations.repair_packs import PackRepairPlan
     from bfrepo.operations.repair_snapshots import SnapshotRepairPlan
+    from bfrepo.operations.warming import WarmUp
     from bfrepo.repository.quarantine import Quarantine
     from bfrepo.repository.repository import Repository
 
@@ -96,6 +101,11 @@ def packs_command(app: App, packs: tuple[str, ...], dry_run: bool, quarantine: P
     """
     from bfrepo.operations.repair_packs import plan_pack_repair, repair_packs
 
+    if app.settings.repository_hot:  # damage there must not be taken for damage of the repository
+        hot = _make_hot_right(app, dry_run=dry_run, waiting=warm_up(app.output, None))
+        if dry_run and not hot.does_nothing:
+            app.output.say("Nothing was changed (dry run): packs are looked at when the hot part is right")
+            return DONE
     with app.open_repository() as repository, app.working(unit="packs") as work:
         plan = plan_pack_repair(repository, packs, work.display, work.cancelled)
         _show_packs(app.output, plan)
@@ -149,6 +159,73 @@ def snapshots_command(
     _finish(app.output, place, dry_run=dry_run, does_nothing=plan.does_nothing, nothing=_nothing_to_repair(plan))
     remaining = not forget and any(each.nothing_left for each in plan.damaged)
     return INCOMPLETE if plan.left or remaining or (plan.unreadable and not forget) else DONE
+
+
+@run.command(
+    "hot",
+    short_help="Make the hot part of a repository in cold storage.",
+    examples=[
+        ("backupforge repair hot -r s3:s3.amazonaws.com/cold --repository-hot /srv/hot", "make it, or mend it"),
+        ("backupforge repair hot -r s3:s3.amazonaws.com/cold --repository-hot /srv/hot --dry-run", "is it right?"),
+    ],
+    exit_codes=WORK_CODES,
+)
+@_DRY_RUN
+@warm_up_option
+@pass_app
+def hot_command(app: App, dry_run: bool, warm_up_wait: str | None) -> int:
+    """Make the hot part of a repository in cold storage from its cold part, or make it right again.
+
+    The hot part, which --repository-hot names, is a copy of everything but file data, so that only restoring reads the
+    cold part. Whatever is missing or damaged in it is copied; what does not belong there is deleted. The cold part is
+    only read.
+    """
+    plan = _make_hot_right(app, dry_run=dry_run, waiting=warm_up(app.output, warm_up_wait))
+    app.output.line("summary", {"dry_run": dry_run, "changed": not (dry_run or plan.does_nothing)})
+    if plan.does_nothing:
+        app.output.say("Nothing to do: the hot part is right")
+    else:
+        app.output.say("Nothing was changed (dry run)" if dry_run else "Done")
+    return DONE
+
+
+def _make_hot_right(app: App, *, dry_run: bool, waiting: WarmUp) -> HotRepairPlan:
+    from bfrepo.operations.repair_hot import plan_hot_repair, repair_hot
+
+    place = app.settings.repository_hot
+    if not place:
+        raise UsageError(
+            "no hot part was given", hint="use --repository-hot, or the environment variable BACKUPFORGE_REPOSITORY_HOT"
+        )
+    with (
+        app.open_repository(app.settings.location) as repository,
+        closing(app.open_storage(place)) as hot,
+        app.working(unit="objects") as work,
+    ):
+        plan = plan_hot_repair(repository, hot, work.display, work.cancelled)
+        _show_hot(app.output, plan, hot.location)
+        if not (dry_run or plan.does_nothing):
+            repair_hot(repository, hot, plan, work.display, work.cancelled, waiting)
+    return plan
+
+
+def _show_hot(output: Output, plan: HotRepairPlan, place: str) -> None:
+    groups = {"missing": plan.missing, "damaged": plan.damaged, "surplus": plan.surplus}
+    output.line(
+        "plan",
+        {
+            "repair": "hot",
+            "new": plan.is_new,
+            "kept": plan.kept,
+            **{name: {"count": len(found), "size": sum(found.values())} for name, found in groups.items()},
+        },
+    )
+    if plan.is_new:
+        output.say(f"make a hot part in {shown(place)}")
+    verbs = {"missing": "copy", "damaged": "replace damaged", "surplus": "delete what does not belong there:"}
+    for name, found in groups.items():
+        if found:
+            output.say(f"{verbs[name]} {_count(len(found), 'object')} ({format_size(sum(found.values()))})")
 
 
 def _quarantine(app: App, repository: Repository, folder: Path | None) -> Quarantine:

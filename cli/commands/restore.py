@@ -15,6 +15,7 @@ from cli.options import command, filter_options
 from cli.output import Output, path_fields
 from cli.render import short, shown
 from cli.values import snapshot_filter
+from cli.warming import say_archived, warm_up, warm_up_option
 
 if TYPE_CHECKING:
     from bfrepo.operations.restore import RestoreResult
@@ -49,10 +50,18 @@ if TYPE_CHECKING:
 @click.option("--no-sparse", is_flag=True, help="Write zeros where files have holes.")
 @click.option("--no-xattrs", is_flag=True, help="Leave extended attributes away, and with them ACLs.")
 @click.option("--numeric-ids", is_flag=True, help="Take owners by number, not by name.")
+@warm_up_option
 @filter_options
 @pass_app
 def run(
-    app: App, /, snapshot: str, hosts: Sequence[str], tags: Sequence[str], paths: Sequence[str], **flags: Any
+    app: App,
+    /,
+    snapshot: str,
+    warm_up_wait: str | None,
+    hosts: Sequence[str],
+    tags: Sequence[str],
+    paths: Sequence[str],
+    **flags: Any,
 ) -> int:
     """Write a snapshot back.
 
@@ -61,13 +70,17 @@ def run(
 
     Every byte is checked before it is written. An item that cannot be restored is reported; the rest is restored, and
     the exit code is 3.
+
+    What the storage keeps in an archive is asked for first and waited for: --dry-run says how much that is.
     """
     from bfrepo.operations.restore import restore
 
     chosen = snapshot_filter(hosts, tags, paths)
     options = _options(flags)
     with app.open_repository() as repository, app.working(unit="items") as work:
-        result = restore(repository, snapshot, chosen, options, work.display, work.cancelled)
+        waiting = warm_up(app.output, warm_up_wait)
+        result = restore(repository, snapshot, chosen, options, work.display, work.cancelled, waiting)
+    say_archived(app.output, result.archived)
     if app.output.as_json:
         app.output.line("summary", _summary_fields(result, dry_run=options.dry_run))
     else:

@@ -193,7 +193,9 @@ def _outcome_text(outcome: Outcome, *, dry_run: bool) -> str:
             return f"freed {format_size(outcome.deleted_size)}; {_count(outcome.condemned, 'more pack')} to go later"
         case CheckResult():
             found = f"{_count(outcome.errors, 'error')}" if outcome.errors else "no errors"
-            return f"{found} in {_count(outcome.snapshots, 'snapshot')}; read {format_size(outcome.bytes_read)} of data"
+            left_out = f", left out {_count(outcome.archived, 'archived pack')}" if outcome.archived else ""
+            read = f"read {format_size(outcome.bytes_read)} of data{left_out}"
+            return f"{found} in {_count(outcome.snapshots, 'snapshot')}; {read}"
         case None:
             return ""
 
