@@ -438,9 +438,11 @@ class BackendConformance:
 
         with ThreadPoolExecutor(5) as pool:
             readers = [pool.submit(read) for _ in range(3)]
-            for writer in [pool.submit(write, number) for number in range(2)]:
-                writer.result()
-            finished.set()
+            try:
+                for writer in [pool.submit(write, number) for number in range(2)]:
+                    writer.result()
+            finally:
+                finished.set()
             assert all(reader.result() for reader in readers)
 
     # --- deletion
