@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError
 from urllib3.exceptions import TimeoutError as AnyTimeoutError
 
 from bfrepo.core.errors import InvalidValue, StorageDenied, StorageError, StorageFull
@@ -73,15 +73,15 @@ def broken(subject: str, shown: str, error: Exception, *, stuck_after_s: float) 
 def _reason(error: Exception, tls: BaseException | None, stuck_after_s: float) -> str:
     if isinstance(error, NameResolutionError):
         return "the server's name is not known"
-    if isinstance(error, ConnectTimeoutError):
-        return "the server cannot be reached"
-    if isinstance(error, (ReadTimeoutError, AnyTimeoutError, TimeoutError)):
-        return f"the server was silent for {stuck_after_s:g} s"
     if isinstance(tls, ssl.SSLError):
         return f"TLS failed: {tls.reason or tls.strerror}"
     system = _cause(error, OSError)
     if isinstance(system, OSError) and system.strerror:
         return f"{system.strerror[:1].lower()}{system.strerror[1:]}"
+    if isinstance(error, ConnectTimeoutError):
+        return "the server cannot be reached"
+    if isinstance(error, (AnyTimeoutError, TimeoutError)):
+        return f"the server was silent for {stuck_after_s:g} s"
     return "the connection broke off"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from blake3 import blake3
+
+from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.location import RestLocation
 from bfrepo.storage.options import RestOptions
 from bfrepo.storage.rest import RestBackend
@@ -37,3 +40,13 @@ def created_on(server: RestServer, *, stuck_after_s: float = 20) -> Iterator[Res
         yield backend
     finally:
         backend.close()
+
+
+def calls(backend: Backend, name: str) -> dict[str, Callable[[], object]]:
+    """A call of each kind on a pack, by the method it makes a request with."""
+    return {
+        "GET": lambda: backend.load(ObjectKind.PACK, name),
+        "HEAD": lambda: backend.size(ObjectKind.PACK, name),
+        "POST": lambda: backend.save(ObjectKind.PACK, blake3(b"new").hexdigest(), b"new"),
+        "DELETE": lambda: backend.delete(ObjectKind.PACK, name),
+    }
