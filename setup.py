@@ -18,6 +18,11 @@ def kernel(module: str) -> Extension:
 
 
 setup(
-    ext_modules=[kernel("bfrepo.chunker._gear"), kernel("bfrepo.localfs._make"), kernel("bfrepo.localfs._scan")],
+    ext_modules=[
+        kernel("bfrepo.chunker._gear"),
+        kernel("bfrepo.index._places"),
+        kernel("bfrepo.localfs._make"),
+        kernel("bfrepo.localfs._scan"),
+    ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

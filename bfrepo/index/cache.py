@@ -28,7 +28,7 @@ from bfrepo.crypto.seal import Sealer, associated_data, seal, unseal
 from bfrepo.index.format import PackFlag
 from bfrepo.index.table import BlobTable
 
-_MAGIC: Final = b"BFCACHE\x01"
+_MAGIC: Final = b"BFCACHE\x02"
 _SEGMENT: Final = 4 << 20
 _SEGMENT_HEAD = struct.Struct("<I32s")
 

@@ -6,11 +6,11 @@ reach (its backup finds that out for itself), while what a snapshot needs may no
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from itertools import compress
 from typing import Final
 
-from bfrepo.core.ids import ID_SIZE
 from bfrepo.index.table import BlobTable
 
 BY_SNAPSHOT: Final = 1
@@ -34,14 +34,7 @@ class Marks:
 
     def mark(self, packed_ids: bytes, why: int) -> list[bytes]:
         """Mark blobs, whose IDs lie one behind the other; gives back those that the table does not know."""
-        marks, find, missing = self._marks, self.table.position, []
-        for at in range(0, len(packed_ids), ID_SIZE):
-            blob_id = packed_ids[at : at + ID_SIZE]
-            try:
-                marks[find(blob_id)] |= why
-            except KeyError:
-                missing.append(blob_id)
-        return missing
+        return self.table.mark(packed_ids, self._marks, why)
 
     def is_needed(self, blob_id: bytes) -> bool:
         """Whether anybody needs the blob."""
@@ -55,17 +48,17 @@ class Marks:
             return 0
         return self._marks[position] & (BY_SNAPSHOT | BY_CLAIM)
 
-    def begin_walk(self, blob_id: bytes, why: int) -> int:
-        """Mark a tree that is about to be walked: its number, or -1 if it was walked before. Raises KeyError.
+    def begin_walks(self, packed_ids: bytes, why: int) -> tuple[list[int], list[bytes]]:
+        """Mark trees that are about to be walked: the numbers of those that were not walked yet, and the IDs not known.
 
         What was walked for a snapshot need not be walked for a claim, but the other way round it must be.
         """
-        position = self.table.position(blob_id)
-        walked = self._marks[position] >> _WALKED_SHIFT
-        if walked & (why | BY_SNAPSHOT):
-            return -1
-        self._marks[position] |= why | why << _WALKED_SHIFT
-        return position
+        walked = (why | BY_SNAPSHOT) << _WALKED_SHIFT
+        return self.table.mark_new(packed_ids, self._marks, why | why << _WALKED_SHIFT, walked)
+
+    def needed_sizes(self) -> array[int]:
+        """For each frame of the table, how many bytes of it anybody needs; an empty blob counts one."""
+        return self.table.marked_sizes(self._marks, BY_SNAPSHOT | BY_CLAIM)
 
     def needed(self) -> Iterator[int]:
         """The numbers of all blobs that anybody needs, ascending."""

@@ -1,6 +1,6 @@
 """The index in memory: where every blob is, in one compact hash table and a few arrays; no Python object per blob.
 
-A blob takes 44 bytes and its share of the hash table, about 56 in all (`borghash`); a frame 17; a pack about 50. Frames
+A blob takes 44 bytes and its share of the hash table, about 55 in all (_places.c); a frame 17; a pack about 50. Frames
 are numbered in the order their packs were added, so ordering by frame number reads each pack from front to back. Safe
 to use from several threads: each change is one call into the table under the interpreter's lock, and packs are added
 under a lock of their own.
@@ -11,17 +11,16 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import IO, Final
-
-from borghash import HashTable
 
 from bfrepo.compression import Codec
 from bfrepo.core.errors import DamagedObject, MissingBlob
 from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
-from bfrepo.core.protocols import BlobPlace
+from bfrepo.core.protocols import BlobPlace, Buffer
+from bfrepo.index._places import PlaceMap
 from bfrepo.index.format import PackState
 from bfrepo.pack.format import HEAD_SIZE, PackDirectory
 
@@ -30,7 +29,9 @@ _PENDING: Final = 0xFFFF_FFFF
 _RESERVED = _PLACE.pack(_PENDING, 0, 0)
 _ENTRY = struct.Struct(f"{ID_SIZE}s{_PLACE.size}s")
 _HEADER = struct.Struct("<QII")
-_CACHE_BATCH = 65536
+_COUNT = struct.Struct("<Q")
+_BATCH: Final = 65536
+"""So many blobs at a time are written to the cache and read from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class BlobTable:
     """Blobs, frames and packs, and how to get from one to the other."""
 
     def __init__(self) -> None:
-        self._blobs = HashTable(key_size=ID_SIZE, value_size=_PLACE.size)
+        self._blobs = PlaceMap()
         self._copies: dict[bytes, list[bytes]] = {}
         self._frame_packs = array("I")
         self._frame_offsets = array("I")
@@ -109,7 +110,7 @@ class BlobTable:
                 if wanted:
                     if value is not None:
                         self._copies.setdefault(blob_id, []).append(value)
-                    blobs[blob_id] = _RESERVED
+                    blobs.set(blob_id, _RESERVED)
                 answers.append(wanted)
         return answers
 
@@ -139,9 +140,7 @@ class BlobTable:
 
     def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
         """See BlobSizes."""
-        get = self._blobs.get
-        places = b"".join([get(blob_id) or _RESERVED for blob_id in blob_ids])
-        numbers = struct.unpack(f"<{3 * len(blob_ids)}I", places)
+        numbers = struct.unpack(f"<{3 * len(blob_ids)}I", self._blobs.places(b"".join(blob_ids)))
         frames, sizes = numbers[::3], numbers[2::3]
         others = {frame for frame in set(frames) if frame == _PENDING or self.kind_of(frame) is not BlobKind.DATA}
         return [-1 if frame in others else size for frame, size in zip(frames, sizes, strict=True)]
@@ -152,23 +151,34 @@ class BlobTable:
         values = [first] if first is not None and first != _RESERVED else []
         return [BlobPlace(*_PLACE.unpack(value)) for value in values + self._copies.get(blob_id, [])]
 
-    @property
-    def position(self) -> Callable[[bytes], int]:
-        """Gives a blob's number in this table, which it keeps for as long as the table lives. Raises KeyError."""
-        find: Callable[[bytes], int] = self._blobs.k_to_idx  # the table's own method: it is called millions of times
-        return find
+    def position(self, blob_id: bytes) -> int:
+        """A blob's number in this table, which it keeps for as long as the table lives. Raises KeyError."""
+        return self._blobs.position(blob_id)
 
     def at(self, position: int) -> tuple[bytes, BlobPlace]:
-        """The blob with that number, and the place that is used."""
-        blob_id, value = self._blobs.idx_to_kv(position)
+        """The blob with that number, and the place that is used. Raises IndexError."""
+        blob_id, value = self._blobs.at(position)
         return blob_id, BlobPlace(*_PLACE.unpack(value))
 
     def places_at(self, positions: Iterable[int]) -> Iterator[tuple[int, int]]:
         """The frame and the size of each blob by its number, at the place that is used."""
-        pair, rest = self._blobs.idx_to_kv, iter(positions)
-        while values := b"".join([pair(position)[1] for position in islice(rest, _CACHE_BATCH)]):
-            for frame, _, size in _PLACE.iter_unpack(values):
-                yield frame, size
+        for position in positions:
+            frame, _, size = _PLACE.unpack(self._blobs.at(position)[1])
+            yield frame, size
+
+    def mark(self, packed_ids: Buffer, marks: bytearray, bits: int) -> list[bytes]:
+        """Set bits in the marks of blobs, a byte for each by its number; the IDs, of these, that are not known."""
+        return self._blobs.mark(packed_ids, marks, bits)
+
+    def mark_new(self, packed_ids: Buffer, marks: bytearray, bits: int, unless: int) -> tuple[list[int], list[bytes]]:
+        """As `mark`, but for blobs that have any bit of `unless`; the numbers of those marked, the IDs not known."""
+        return self._blobs.mark_new(packed_ids, marks, bits, unless)
+
+    def marked_sizes(self, marks: bytearray, bits: int) -> array[int]:
+        """For each frame, the bytes of its blobs whose marks have any of `bits`; an empty blob counts one."""
+        sums = array("I", bytes(4 * self.frames))
+        self._blobs.add_sizes(marks, bits, sums)
+        return sums
 
     def duplicated(self) -> list[bytes]:
         """The blobs that are in several places."""
@@ -176,11 +186,11 @@ class BlobTable:
 
     def use_copy(self, blob_id: bytes, place: BlobPlace) -> None:
         """Use this one of the blob's copies from now on."""
-        current, wanted = self._blobs[blob_id], _PLACE.pack(place.frame, place.offset, place.size)
-        if current != wanted:
+        current, wanted = self._blobs.get(blob_id), _PLACE.pack(place.frame, place.offset, place.size)
+        if current is not None and current != wanted:
             values = self._copies[blob_id]
             values[values.index(wanted)] = current
-            self._blobs[blob_id] = wanted
+            self._blobs.set(blob_id, wanted)
 
     @property
     def frames(self) -> int:
@@ -219,10 +229,10 @@ class BlobTable:
         return None if number is None else self._pack_info(pack_id, number)
 
     def blobs(self) -> Iterator[tuple[bytes, BlobPlace]]:
-        """Every blob with the place that is used, in no order."""
-        for blob_id, value in self._blobs.items():
-            if value != _RESERVED:
-                yield blob_id, BlobPlace(*_PLACE.unpack(value))
+        """Every blob with the place that is used, in the order in which they came."""
+        for ids, places in self._rows():
+            for at, place in enumerate(_PLACE.iter_unpack(places)):
+                yield ids[at * ID_SIZE : (at + 1) * ID_SIZE], BlobPlace(*place)
 
     def kind_of(self, frame: int) -> BlobKind:
         """Whether a frame holds data or trees."""
@@ -246,25 +256,24 @@ class BlobTable:
                 continue
             live = next((value for value in values if self._is_live(value)), None)
             if live is not None:
-                self._blobs[blob_id] = live
+                self._blobs.set(blob_id, live)
                 values[values.index(live)] = current
 
     def write_to(self, file: IO[bytes]) -> None:
-        """Write everything but the states to a cache file."""
+        """Write everything but the states, and what is only reserved, to a cache file."""
         packs = len(self._pack_numbers)
         file.write(_HEADER.pack(len(self._blobs), len(self._frame_packs), packs))
         file.write(b"".join(self._pack_ids))
         for column in self._columns():
             file.write(column)
-        batch: list[bytes] = []
-        for blob_id, value in self._blobs.items():
-            batch.append(blob_id + value)
-            if len(batch) == _CACHE_BATCH:
-                file.write(b"".join(batch))
-                batch.clear()
-        file.write(b"".join(batch))
+        for ids, places in self._rows():
+            file.write(_COUNT.pack(len(places) // _PLACE.size))
+            file.write(ids)
+            file.write(places)
+        file.write(_COUNT.pack(0))
         extra = [blob_id + value for blob_id, values in self._copies.items() for value in values]
-        file.write(struct.pack("<Q", len(extra)) + b"".join(extra))
+        file.write(_COUNT.pack(len(extra)))
+        file.write(b"".join(extra))
 
     @classmethod
     def read_from(cls, file: IO[bytes]) -> BlobTable:
@@ -280,16 +289,21 @@ class BlobTable:
             else:
                 column += _exactly(file, count)
         table._pack_states = bytearray(packs)
-        places = table._blobs = HashTable(
-            key_size=ID_SIZE, value_size=_PLACE.size, capacity=max(1000, int(blobs * 2.1))
-        )
-        for batch in _batches(file, blobs):
-            for blob_id, value in _ENTRY.iter_unpack(batch):
-                places[blob_id] = value
-        for batch in _batches(file, struct.unpack("<Q", _exactly(file, 8))[0]):
-            for blob_id, value in _ENTRY.iter_unpack(batch):
+        table._blobs = PlaceMap(blobs)
+        while count := _COUNT.unpack(_exactly(file, _COUNT.size))[0]:
+            table._blobs.extend(_exactly(file, count * ID_SIZE), _exactly(file, count * _PLACE.size))
+        extra = _exactly(file, _COUNT.unpack(_exactly(file, _COUNT.size))[0] * _ENTRY.size)
+        for blob_id, value in _ENTRY.iter_unpack(extra):
+            if blob_id in table._blobs:
                 table._copies.setdefault(blob_id, []).append(value)
+            else:  # it was being stored again
+                table._blobs.set(blob_id, value)
         return table
+
+    def _rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every blob but those that are only reserved, many at a time: their IDs and their places."""
+        for start in range(0, len(self._blobs), _BATCH):
+            yield self._blobs.rows(start, min(start + _BATCH, len(self._blobs)))
 
     def _columns(self) -> tuple[array[int] | bytearray, ...]:
         return (
@@ -317,20 +331,9 @@ class BlobTable:
         return first
 
     def _add_blobs(self, first_frame: int, directory: PackDirectory) -> None:
-        ids, sizes = bytes(directory.blob_ids), directory.blob_sizes
-        blobs, copies, pack = self._blobs, self._copies, _PLACE.pack
-        at = 0
-        for frame, count in enumerate(directory.blob_counts, first_frame):
-            offset = 0
-            for size in sizes[at : at + count]:
-                blob_id = ids[at * ID_SIZE : (at + 1) * ID_SIZE]
-                at += 1
-                value = pack(frame, offset, size)
-                offset += size
-                if blob_id in blobs and blobs[blob_id] != _RESERVED:
-                    copies.setdefault(blob_id, []).append(value)
-                else:
-                    blobs[blob_id] = value
+        known = self._blobs.add_frames(directory.blob_ids, directory.blob_counts, directory.blob_sizes, first_frame)
+        for blob_id, value in known:
+            self._copies.setdefault(blob_id, []).append(value)
 
     def _is_live(self, value: bytes) -> bool:
         if not self._any_leaving:
@@ -355,11 +358,3 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
     if len(data) != size:
         raise DamagedObject("the index cache is cut short")
     return data
-
-
-def _batches(file: IO[bytes], count: int) -> Iterator[bytes]:
-    """So many entries, many at a time."""
-    while count:
-        batch = min(count, _CACHE_BATCH)
-        yield _exactly(file, batch * _ENTRY.size)
-        count -= batch

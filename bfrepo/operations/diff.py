@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bfrepo.core.errors import UsageError
-from bfrepo.core.ids import ID_SIZE, BlobKind
+from bfrepo.core.ids import BlobKind
 from bfrepo.data.difference import AFTER, BEFORE, Change, Comparison, DifferenceSummary
 from bfrepo.data.node import Node
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
@@ -113,12 +113,7 @@ class _BlobSides:
 
     def mark(self, packed_ids: bytes, side: int) -> None:
         """Blobs that a side has. One that is missing from the repository is left out."""
-        sides, position = self._sides, self._table.position
-        for at in range(0, len(packed_ids), ID_SIZE):
-            try:
-                sides[position(packed_ids[at : at + ID_SIZE])] |= side
-            except KeyError:
-                continue  # check tells what is missing; here it has no size
+        self._table.mark(packed_ids, self._sides, side)  # check tells what is missing; here it has no size
 
     def only(self, side: int) -> BlobSum:
         """The sum of what only this side has."""

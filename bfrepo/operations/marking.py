@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from bfrepo.core.errors import BackupForgeError, DamagedObject, Interrupted, MissingBlob, StorageObjectMissing
-from bfrepo.core.ids import ID_SIZE, BlobKind, short_id
+from bfrepo.core.ids import BlobKind, short_id
 from bfrepo.core.progress import Progress
 from bfrepo.core.protocols import Buffer
 from bfrepo.data.records import load_records, record_blobs
@@ -56,7 +56,7 @@ class Marker:
         self._why = why
         self._waiting.clear()
         self._frames.clear()
-        self._add_trees(roots)
+        self._add_trees(b"".join(roots))
         if self._threads < 2:
             while self._frames:
                 frame = -heapq.heappop(self._frames)
@@ -100,8 +100,7 @@ class Marker:
             except (DamagedObject, StorageObjectMissing):
                 if self._why == BY_SNAPSHOT:
                     raise
-        trees = found.trees
-        self._add_trees(trees[at : at + ID_SIZE] for at in range(0, len(trees), ID_SIZE))
+        self._add_trees(found.trees)
 
     def _walk_list(self, tree_id: bytes, packed: bytes, depth: int, *, holds_data: bool) -> None:
         """Mark the blobs that a long list is kept in, and those it lists."""
@@ -110,23 +109,18 @@ class Marker:
         if holds_data:
             self._expect(tree_id, self.marks.mark(load_records(self._loader, packed, depth), self._why))
 
-    def _add_trees(self, tree_ids: Iterable[bytes]) -> None:
-        table = self.marks.table
-        for tree_id in tree_ids:
-            try:
-                position = self.marks.begin_walk(tree_id, self._why)
-            except KeyError:
-                self._expect(tree_id, [tree_id])
-                continue
-            if position < 0:
-                continue
-            frame = table.at(position)[1].frame
+    def _add_trees(self, packed_ids: bytes) -> None:
+        """Have trees walked, those that were not walked yet."""
+        positions, missing = self.marks.begin_walks(packed_ids, self._why)
+        for position in positions:
+            frame = self.marks.table.at(position)[1].frame
             waiting = self._waiting.get(frame)
             if waiting is None:
                 self._waiting[frame] = [position]
                 heapq.heappush(self._frames, -frame)
             else:
                 waiting.append(position)
+        self._expect(missing[0] if missing else b"", missing)
 
     def _expect(self, tree_id: bytes, missing: list[bytes]) -> None:
         """What is missing may be so only where a claim alone wants it."""

@@ -64,10 +64,8 @@ def weigh(
     """
     packs = [_pack_use(pack, stored.get(pack.id), damaged) for pack in table.packs()]
     ranks = {pack.id: _rank(pack) for pack in packs}
-    used = array("I", bytes(4 * table.frames))
     many = [blob_id for blob_id in table.duplicated() if marks.is_needed(blob_id)]
-    for frame, size in table.places_at(marks.needed()):
-        used[frame] += size or 1  # even an empty blob must be found again
+    used = marks.needed_sizes()
     duplicates = _choose_copies(table, many, used, ranks)
     for pack in packs:
         _weigh_pack(pack, table, used, duplicates)

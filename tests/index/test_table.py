@@ -173,6 +173,19 @@ def test_written_and_read(made: list[list[list[tuple[int, int]]]]) -> None:
     assert again.place(blob(77)) == BlobPlace(frames, 0, 9)
 
 
+def test_what_is_reserved_is_not_written() -> None:
+    """What was about to be stored is not known when the table is read again, unless there was a copy of it before."""
+    table = table_of(directory([(1, 10), (2, 20)]))
+    table.set_state(pack(0), PackState.DOOMED)
+    assert [table.reserve(blob(number)) for number in (1, 3)] == [True, True]
+    file = BytesIO()
+    table.write_to(file)
+    file.seek(0)
+    again = BlobTable.read_from(file)
+    assert [again.holds(blob(number)) for number in (1, 2, 3)] == [True, True, False]
+    assert again.copies(blob(1)) == [BlobPlace(0, 0, 10)]
+
+
 def test_cut_short() -> None:
     """A table that ends too early is damage, wherever it ends."""
     table = table_of(directory([(1, 10), (2, 20)], [(3, 30)]), directory([(1, 10)]))
