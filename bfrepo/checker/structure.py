@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
 
 from bfrepo.checker.content import content_fault
 from bfrepo.core.errors import BackupForgeError, Interrupted
@@ -19,6 +21,9 @@ from bfrepo.data.node import Node
 from bfrepo.data.records import load_records, record_blobs
 from bfrepo.data.references import ReachedTree, content_ids, walk_trees
 from bfrepo.data.tree import decode_tree
+
+_FILES_AT_ONCE: Final = 4096
+"""So many files are compared with the index at a time; a single one costs several times its share."""
 
 
 @dataclass(slots=True)
@@ -40,6 +45,7 @@ def survey_trees(
     """Walk everything below `roots`, each tree once. Raises Interrupted when `cancelled` says so."""
     survey = Survey()
     seen: set[bytes] = set()
+    files = _SmallFiles(sizes, survey.doubtful)
     for root in roots:
         for tree in walk_trees(loader, root, seen):
             if cancelled():
@@ -48,25 +54,56 @@ def survey_trees(
             survey.nodes += len(tree.nodes)
             progress.files_done = survey.nodes
             progress.current = tree.path
-            _survey_tree(loader, sizes, tree, survey.doubtful)
+            _survey_tree(loader, sizes, tree, files, survey.doubtful)
+    files.compare()
     return survey
 
 
-def _survey_tree(loader: BlobLoader, sizes: BlobSizes, tree: ReachedTree, doubtful: set[bytes]) -> None:
+class _SmallFiles:
+    """Files of one blob each: most of all there are."""
+
+    def __init__(self, sizes: BlobSizes, doubtful: set[bytes]) -> None:
+        self._sizes = sizes
+        self._doubtful = doubtful
+        self._waiting: list[tuple[bytes, list[Node]]] = []
+        self._count = 0
+
+    def add(self, tree_id: bytes, nodes: list[Node]) -> None:
+        """Have files of a tree compared, at last by `compare`."""
+        self._waiting.append((tree_id, nodes))
+        self._count += len(nodes)
+        if self._count >= _FILES_AT_ONCE:
+            self.compare()
+
+    def compare(self) -> None:
+        """Compare the files that wait with the index."""
+        nodes = list(chain.from_iterable(nodes for _, nodes in self._waiting))
+        known = self._sizes.data_sizes([node.content for node in nodes])
+        if known != [node.size for node in nodes]:
+            rest = iter(known)
+            for tree_id, of_tree in self._waiting:
+                wrong = [node.content for node in of_tree if next(rest) != node.size]
+                self._doubtful.update(wrong, (tree_id,) if wrong else ())
+        self._waiting.clear()
+        self._count = 0
+
+
+def _survey_tree(
+    loader: BlobLoader, sizes: BlobSizes, tree: ReachedTree, small: _SmallFiles, doubtful: set[bytes]
+) -> None:
     if tree.error is not None:
         doubtful.update(tree_blobs(loader, tree.tree_id))
         return
-    whole: list[Node] = []
-    for node in tree.nodes:
-        if node.type == "file":
-            if len(node.content) == ID_SIZE and not node.content_depth and not node.holes:
-                whole.append(node)
-            elif (node.content or node.size or node.holes) and file_fault(loader, sizes, node) is not None:
-                doubtful.update(file_blobs(loader, node), (tree.tree_id,))
-    known = sizes.data_sizes([node.content for node in whole])
-    if known != [node.size for node in whole]:
-        wrong = (node.content for node, size in zip(whole, known, strict=True) if node.size != size)
-        doubtful.update(wrong, (tree.tree_id,))
+    files = [node for node in tree.nodes if node.type == "file"]
+    whole = [node for node in files if len(node.content) == ID_SIZE and not (node.content_depth or node.holes)]
+    small.add(tree.tree_id, whole)
+    if len(whole) == len(files):
+        return
+    for node in files:
+        if len(node.content) == ID_SIZE and not (node.content_depth or node.holes):
+            continue
+        if (node.content or node.size or node.holes) and file_fault(loader, sizes, node) is not None:
+            doubtful.update(file_blobs(loader, node), (tree.tree_id,))
 
 
 def file_fault(loader: BlobLoader, sizes: BlobSizes, node: Node) -> str | None:

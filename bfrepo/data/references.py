@@ -45,7 +45,7 @@ def walk_trees(loader: BlobLoader, root: bytes, seen: set[bytes], path: bytes = 
             continue
         yield ReachedTree(path, tree_id, part_ids, nodes)
         below = path if path.endswith(b"/") else path + b"/"
-        stack.extend((below + node.name, node.subtree) for node in reversed(nodes) if node.type == "dir")
+        stack.extend([(below + node.name, node.subtree) for node in nodes if node.type == "dir"][::-1])
 
 
 def content_ids(loader: BlobLoader, node: Node) -> list[bytes]:

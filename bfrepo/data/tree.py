@@ -121,7 +121,7 @@ def decode_tree(tree_id: bytes, data: Buffer) -> tuple[list[Node], list[bytes]]:
         raise DamagedObject(f"tree {short_id(tree_id)}: does not decode: {error}") from error
     if tree.version != TREE_VERSION:
         raise UnsupportedFormat(f"tree {short_id(tree_id)}: version {tree.version} is not known to this program")
-    return tree.nodes, split_ids(tree.parts)
+    return tree.nodes, split_ids(tree.parts) if tree.parts else []
 
 
 def refuse_newer(tree_id: bytes, data: Buffer) -> None:
