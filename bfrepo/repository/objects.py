@@ -7,8 +7,9 @@ The kind is associated data, so an index never opens as a snapshot. The name is 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import zstandard
@@ -61,14 +62,25 @@ class ObjectStore:
             raise DamagedObject(f"{what}: {error}") from error
 
     def load_many(self, kind: ObjectKind, names: Iterable[str]) -> Iterator[tuple[str, bytes | BackupForgeError]]:
-        """Several objects, as many at once as the storage likes, each with its content or what is wrong with it."""
+        """Several objects in order, each with its content or what is wrong with it.
+
+        As many are read at once as the storage likes, and few ahead of whoever takes them: they may be large.
+        """
         wanted = list(names)
         connections = min(self._backend.connections, len(wanted))
         if connections < 2:
             yield from ((name, self._try_load(kind, name)) for name in wanted)
             return
+        ahead: deque[tuple[str, Future[bytes | BackupForgeError]]] = deque()
         with ThreadPoolExecutor(connections, thread_name_prefix="objects") as pool:
-            yield from pool.map(lambda name: (name, self._try_load(kind, name)), wanted)
+            for name in wanted:
+                ahead.append((name, pool.submit(self._try_load, kind, name)))
+                if len(ahead) > 2 * connections:
+                    first, content = ahead.popleft()
+                    yield first, content.result()
+            while ahead:
+                first, content = ahead.popleft()
+                yield first, content.result()
 
     def _try_load(self, kind: ObjectKind, name: str) -> bytes | BackupForgeError:
         try:
