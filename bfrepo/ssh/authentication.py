@@ -49,7 +49,7 @@ def _with_keys(transport: Transport, host: SshHost, held: Sequence[PKey], tried:
         try:
             wanted = transport.auth_publickey(host.user, key)
         except BadAuthenticationType:
-            tried[-1] = "keys are not allowed"
+            tried[-1] = "no key (the server takes none)"
             return False
         except AuthenticationException:
             if transport.is_active():
@@ -63,7 +63,7 @@ def _with_keys(transport: Transport, host: SshHost, held: Sequence[PKey], tried:
 def _candidates(host: SshHost, held: Sequence[PKey], tried: list[str]) -> Iterator[tuple[str, PKey]]:
     """Keys to try, each with a name for messages. Those that cannot be used are noted in `tried`."""
     by_blob = {key.asbytes(): key for key in held}
-    for path in host.identities:
+    for path in host.identities or ():
         of_agent = by_blob.pop(_public_half(path), None)
         if of_agent is not None:
             yield f"{path} (by the agent)", of_agent
@@ -72,7 +72,7 @@ def _candidates(host: SshHost, held: Sequence[PKey], tried: list[str]) -> Iterat
     if not host.only_these:
         for key in by_blob.values():
             yield f"{key.fingerprint} (of the agent)", key
-    if not host.identities:
+    if host.identities is None:
         for path in map(os.path.expanduser, _USUAL_FILES):
             if os.path.exists(path) and _public_half(path) not in by_blob:
                 yield from _from_file(path, tried)

@@ -57,15 +57,15 @@ class Jump:
 class SshHost:
     """A host, and how to get there and in. `alias` is what people call it, `address` a name or number to connect to.
 
-    `identities` are the key files to try, `only_these` whether the agent's other keys are left alone. `known_hosts` are
-    the files that say which key the host has, `key_name` is its name in them.
+    `identities` are the key files to try, None for the usual ones; `only_these` is whether the agent's other keys are
+    left alone. `known_hosts` are the files that say which key the host has, `key_name` is its name in them.
     """
 
     alias: str
     address: str
     port: int
     user: str
-    identities: tuple[str, ...]
+    identities: tuple[str, ...] | None
     only_these: bool
     use_agent: bool
     known_hosts: tuple[str, ...]
@@ -86,7 +86,7 @@ def find_host(alias: str, user: str | None, port: int | None, settings: SshSetti
     found = _look_up(alias, user, port, settings)
     address = str(found["hostname"])
     number = _port(found)
-    identity = [settings.identity_file] if settings.identity_file else found.get("identityfile", [])
+    identities = [settings.identity_file] if settings.identity_file else found.get("identityfile")
     agent = found.get("identityagent", "").lower()
     jumps = found.get("proxyjump", "none")
     command = found.get("proxycommand")
@@ -95,7 +95,7 @@ def find_host(alias: str, user: str | None, port: int | None, settings: SshSetti
         address=address,
         port=number,
         user=found.get("user") or getpass.getuser(),
-        identities=tuple(os.path.expanduser(path) for path in identity if path.lower() != "none"),
+        identities=None if identities is None else tuple(map(os.path.expanduser, _without_none(identities))),
         only_these=found.get("identitiesonly", "no").lower() == "yes",
         use_agent=agent != "none",
         known_hosts=_known_hosts(found, settings),
@@ -162,8 +162,13 @@ def _known_hosts(found: dict[str, Any], settings: SshSettings) -> tuple[str, ...
         return (os.path.expanduser(settings.known_hosts),)
     of_user = found.get("userknownhostsfile", _USER_KNOWN_HOSTS)
     of_system = found.get("globalknownhostsfile", _SYSTEM_KNOWN_HOSTS)
-    files = [*shlex.split(of_user), *shlex.split(of_system)]
-    return tuple(os.path.expanduser(path.replace("%d", "~")) for path in files if path.lower() != "none")
+    files = _without_none([*shlex.split(of_user), *shlex.split(of_system)])
+    return tuple(os.path.expanduser(path.replace("%d", "~")) for path in files)
+
+
+def _without_none(paths: list[str]) -> list[str]:
+    """Paths, of which `none` means that there are no others."""
+    return [path for path in paths if path.lower() != "none"]
 
 
 def _parse_jump(text: str) -> Jump:

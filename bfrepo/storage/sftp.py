@@ -220,7 +220,7 @@ class SftpBackend:
         try:
             yield
         except SshRefused as error:
-            raise StorageDenied(f"{subject} in {self.location}: {error}", hint=error.hint) from error
+            raise StorageDenied(f"cannot open {self.location}: {error}", hint=error.hint) from error
         except SshError as error:
             raise StorageError(f"{subject} in {self.location}: {error}", hint=error.hint) from error
 
