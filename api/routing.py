@@ -7,7 +7,7 @@ Call that is checked already, and returns the answer's value or a finished respo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Generic, ParamSpec, TypeVar
@@ -17,7 +17,8 @@ from aiohttp import web
 
 from api.identity import Access, Caller
 from api.problems import Problem, unauthorized
-from api.state import CALLER, SERVICES, Services
+from api.services.audit import Origin
+from api.state import CALLER, REQUEST_ID, SERVICES, Services
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +48,16 @@ class Call(Generic[Q, B]):
     def path(self) -> Mapping[str, str]:
         """The parts of the path that the route names."""
         return self.request.match_info
+
+    @property
+    def origin(self) -> Origin:
+        """Where the request comes from, for the audit log."""
+        return Origin(
+            at=self.services.clock.now().timestamp(),
+            address=client_address(self.request, self.services.config.trusted_proxies),
+            request_id=self.request[REQUEST_ID],
+            caller=self.request.get(CALLER),
+        )
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do blocking work in a thread; waits while as many go on as the server allows."""
@@ -139,6 +150,16 @@ async def _read_body(request: web.Request, decode: Callable[[bytes], Any] | None
 def too_large(limit: int) -> Problem:
     """The answer for a body of more bytes than are read."""
     return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", f"a body may have {limit} bytes")
+
+
+def client_address(request: web.Request, trusted_proxies: Collection[str]) -> str:
+    """The client's address. X-Forwarded-For is believed as far as proxies of ours have written it, from its end."""
+    address = request.remote or "unknown"
+    for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+        if address not in trusted_proxies or not hop.strip():
+            break
+        address = hop.strip()
+    return address
 
 
 def _respond(request: web.Request, route: Route, result: Any) -> web.Response:
