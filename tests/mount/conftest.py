@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import Command, without_encryption
+from bfrepo.core.clock import SystemClock
+from bfrepo.repository.repository import Repository
+from bfrepo.storage.local import LocalBackend
+from tests.support.command import Command, with_password
 from tests.support.mounting import Mount, Mounted, mounting, skip_without_fuse
+from tests.support.repositories import make_repository
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,9 +24,16 @@ def _fuse() -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """Runs the real command with an empty repository that is not encrypted."""
-    return without_encryption(tmp_path)
+def repository(tmp_path: Path) -> Iterator[Repository]:
+    """An empty repository in a folder, open. It is not encrypted, and cuts files into small pieces."""
+    with make_repository(LocalBackend(tmp_path / "repository"), clock=SystemClock()) as made:
+        yield made
+
+
+@pytest.fixture
+def command(repository: Repository, tmp_path: Path) -> Command:
+    """Runs the real command with the repository."""
+    return replace(with_password(tmp_path), environment={"BACKUPFORGE_PASSWORD": None})
 
 
 @pytest.fixture

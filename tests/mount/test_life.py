@@ -10,20 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from bfrepo.repository.repository import Repository
 from mount.mountpoint import find_mount
 from tests.support.command import Command, failure
+from tests.support.directories import back_up
 from tests.support.mounting import DIES_WITH_US, Mount, Mounted, eventually, take_away, wait_for_mount
 
 LARGE = 64 << 20
 
 
 @pytest.fixture
-def mounted(command: Command, source: Path, mount: Mount) -> Mounted:
+def mounted(repository: Repository, source: Path, mount: Mount) -> Mounted:
     """A mount of a snapshot with two files."""
     (source / "file").write_text("content")
     with (source / "large").open("wb") as file:
         file.truncate(LARGE)
-    command("backup", source)
+    back_up(repository, source)
     return mount()
 
 
@@ -95,10 +97,10 @@ def test_what_kill_9_leaves_can_be_unmounted(mounted: Mounted, source: Path, in_
             os.close(fd)
 
 
-def test_in_the_background(command: Command, source: Path, tmp_path: Path) -> None:
+def test_in_the_background(repository: Repository, command: Command, source: Path, tmp_path: Path) -> None:
     """With --background the command returns when files can be read, and its process lets go of the terminal."""
     (source / "file").write_text("content")
-    command("backup", source)
+    back_up(repository, source)
     top = tmp_path / "mnt"
     top.mkdir()
     try:
