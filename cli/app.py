@@ -118,7 +118,9 @@ class App:
 
         while True:
             try:
-                repository = open_repository(backend, self.clock, ask, cache_dir=self.settings.cache_dir)
+                repository = open_repository(
+                    backend, self.clock, ask, cache_dir=self.settings.cache_dir, keep_objects=self._is_remote(location)
+                )
                 _refuse_downgrade(repository, source)
                 return repository
             except WrongPassword as error:
@@ -129,6 +131,11 @@ class App:
             except BaseException:
                 backend.close()
                 raise
+
+    def _is_remote(self, location: str | None) -> bool:
+        from bfrepo.storage.location import parse_location
+
+        return parse_location(location or self.settings.location).remote
 
     @contextmanager
     def working(self, *, unit: str = "files", streaming: bool = True) -> Iterator[Work]:

@@ -102,6 +102,7 @@ def check(
     Raises StorageError when listing fails, StillArchived, and Interrupted.
     """
     begun = repository.clock.monotonic()
+    repository.doubt_cache()
     work = _Check(repository, options, reporter, cancelled)
     packs = list_packs(repository)
     chosen = {pack: packs[pack] for pack in options.read.choose(packs)} if options.read else {}
@@ -151,7 +152,7 @@ def check_without_key(
     reporter.progress.bytes_total = sum(info.size for infos in objects.values() for info in infos)
     hasher = ObjectHasher(backend, reporter.progress, cancelled)
     everything = ((kind, info) for kind, infos in objects.items() for info in infos)
-    for kind, name, problem in hasher.prove(everything, workers=native_threads()):
+    for kind, name, problem in hasher.prove(everything, workers=max(native_threads(), backend.connections)):
         if not isinstance(problem, StorageObjectMissing):  # deleted since it was listed
             findings.append(_object_finding(kind, name, problem))
     packs = objects[ObjectKind.PACK]
@@ -262,6 +263,7 @@ class _Check:
         errors: dict[str, BackupForgeError] = {}
         snapshots = load_snapshots(self._repository, on_error=errors.__setitem__)
         inventory = take_inventory(self._repository)
+        self._repository.fetch_trees(inventory.index, self._cancelled)
         roots = [snapshot.tree for snapshot in snapshots.values()]
         survey = survey_trees(inventory.loader, inventory.index.table, roots, self._progress, self._cancelled)
         return _View(snapshots, errors, inventory, survey)

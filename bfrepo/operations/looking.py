@@ -89,11 +89,13 @@ class Observer:
         snapshots = self._list_snapshots()
         self.read_index()
         self.stored = list_packs(self._repository)
+        self._repository.fetch_trees(self.index, self._cancelled)
         if self.index.table is not self.marks.table:  # others joined index objects: it was read anew
             self.marks = Marks(self.index.table)
             self.loader = self._repository.make_loader(self.index)
         self.marks.grow()
-        threads = native_threads() if self._repository.backend.connections > 1 else 1
+        connections = self._repository.backend.connections
+        threads = max(native_threads(), connections) if connections > 1 else 1
         marker = Marker(
             self.marks, self.loader, self._repository.blob_hash, self._progress, self._cancelled, threads=threads
         )

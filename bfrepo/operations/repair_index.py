@@ -74,6 +74,7 @@ def plan_index_repair(
 
     Raises UnsupportedFormat when an index object is of a newer version, StorageError, and Interrupted.
     """
+    repository.doubt_cache()
     inventory = take_inventory(repository)
     refuse_unknown(inventory)
     return _Planning(repository, inventory, reporter, cancelled).plan(read_all=read_all)

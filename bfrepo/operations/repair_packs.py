@@ -85,6 +85,7 @@ def plan_pack_repair(
     Raises DamagedObject when the index is damaged, UnsupportedFormat, StorageError, Interrupted, and what
     `resolve_prefix` raises.
     """
+    repository.doubt_cache()
     return _Planning(repository, sound_inventory(repository), reporter, cancelled).plan(chosen)
 
 

@@ -97,6 +97,7 @@ def plan_snapshot_repair(
     `chosen` are IDs, starts of IDs, or such as `latest`. Raises DamagedObject when the index is damaged,
     UnsupportedFormat, StorageError, Interrupted, and what `find_snapshot` raises.
     """
+    repository.doubt_cache()
     errors: dict[bytes, BackupForgeError] = {}
     snapshots = load_snapshots(repository, on_error=lambda name, error: errors.update({bytes.fromhex(name): error}))
     claims = _claim_errors(repository)

@@ -18,7 +18,7 @@ from bfrepo.core.errors import (
     UsageError,
     WrongPassword,
 )
-from bfrepo.core.ids import resolve_prefix
+from bfrepo.core.ids import BlobKind, resolve_prefix
 from bfrepo.crypto.hashing import make_blob_hasher, object_name
 from bfrepo.crypto.keys import Keys, SlotInfo, make_slot, open_slot, slot_info
 from bfrepo.index.cache import IndexCache
@@ -29,6 +29,8 @@ from bfrepo.repository.loader import Loader
 from bfrepo.repository.objects import ObjectStore
 from bfrepo.repository.saver import Saver, SaverOptions
 from bfrepo.storage.base import CONFIG_NAME, Backend, ObjectKind
+from bfrepo.storage.cache import ObjectCache
+from bfrepo.storage.caching import CachingBackend
 from bfrepo.storage.hotcold import HOT_MARK
 
 KdfProfile = Literal["default", "strong"]
@@ -115,7 +117,32 @@ class Repository:
 
     def make_loader(self, index: Index) -> Loader:
         """A loader that reads by this index alone, as it is, for whoever has to know what it says."""
-        return Loader(self.backend, index.table, self.blob_hash, self.keys.pack_key, self.id)
+        return Loader(self._backend_for(index), index.table, self.blob_hash, self.keys.pack_key, self.id)
+
+    def doubt_cache(self) -> None:
+        """Believe nothing that this machine keeps of the storage's objects: for whoever wants to know how those are."""
+        if isinstance(self.backend, CachingBackend):
+            self.backend.doubt()
+
+    def fetch_trees(self, index: Index, cancelled: Callable[[], bool]) -> None:
+        """Bring all trees to this machine, for who is about to read them, if it keeps objects of the storage at all.
+
+        Raises Interrupted.
+        """
+        if isinstance(self.backend, CachingBackend):
+            packs = (pack for pack in index.table.packs() if pack.kind is BlobKind.TREE and pack.blobs)
+            self.backend.fetch({pack.id.hex(): pack.size for pack in packs}, cancelled)
+
+    def _backend_for(self, index: Index) -> Backend:
+        """The storage for somebody who reads blobs by this index."""
+        if not isinstance(self.backend, CachingBackend):
+            return self.backend
+
+        def size_of_trees(name: str) -> int | None:
+            pack = index.table.pack(bytes.fromhex(name))
+            return pack.size if pack is not None and pack.kind is BlobKind.TREE else None
+
+        return self.backend.knowing(size_of_trees)
 
     def _make_lasting_loader(self, index: Index) -> Loader:
         def successor() -> Loader | None:
@@ -125,7 +152,8 @@ class Repository:
             now.refresh(self.index_names, self.read_index, remember=False)
             return self._make_lasting_loader(now)
 
-        return Loader(self.backend, index.table, self.blob_hash, self.keys.pack_key, self.id, successor)
+        backend = self._backend_for(index)
+        return Loader(backend, index.table, self.blob_hash, self.keys.pack_key, self.id, successor)
 
     def make_saver(self, options: SaverOptions, *, backend: Backend | None = None) -> Saver:
         """Takes blobs in; `backend` replaces the repository's own for a dry run."""
@@ -206,10 +234,16 @@ def init_repository(
 
 
 def open_repository(
-    backend: Backend, clock: Clock, password: Callable[[], bytes], *, cache_dir: Path | None = None
+    backend: Backend,
+    clock: Clock,
+    password: Callable[[], bytes],
+    *,
+    cache_dir: Path | None = None,
+    keep_objects: bool = False,
 ) -> Repository:
     """Open a repository. `password` is asked only when it is encrypted.
 
+    With `keep_objects` there is also a cache of what is read again and again, as storage that is far away deserves.
     Raises RepositoryNotFound, WrongPassword, DamagedObject or UnsupportedFormat.
     """
     head = read_head(backend)
@@ -217,6 +251,8 @@ def open_repository(
     if head.encryption != "none":
         keys, slot = _open_keys(backend, password(), head.repository_id)
     config = decode_config(head, keys, location=backend.location)
+    if cache_dir is not None and keep_objects:
+        backend = CachingBackend(backend, ObjectCache(cache_dir / config.repository_id.hex(), clock))
     repository = Repository(backend, config, keys, clock, cache_dir)
     repository.opened_by = slot
     return repository

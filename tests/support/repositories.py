@@ -97,9 +97,12 @@ def reopen(
     pack_size: int | None = None,
     clock: Clock | None = None,
     cache_dir: Path | None = None,
+    keep_objects: bool = False,
 ) -> Repository:
     """The repository on `backend`, as another process would open it, with its index."""
-    repository = open_repository(backend, clock or FakeClock(), lambda: password, cache_dir=cache_dir)
+    repository = open_repository(
+        backend, clock or FakeClock(), lambda: password, cache_dir=cache_dir, keep_objects=keep_objects
+    )
     repository.refresh_index()
     return with_pack_size(repository, pack_size)
 
