@@ -1,7 +1,8 @@
 """Mounting by somebody who is not root, and who gets in.
 
-
-
+The kernel's device, fusermount3's configuration and the user are of the test's own:
+they are in a mount namespace that ends with it.
+"""
 
 from __future__ import annotations
 
