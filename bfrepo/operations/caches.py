@@ -1,4 +1,4 @@
-"""What this machine keeps of repositories: the index, sealed as the repository is, and the catalogue if there is one.
+"""What this machine keeps of repositories: the index, objects of those that are far away, and the catalogue if any.
 
 Each repository has a folder by its ID. All of it can be made again, and nothing else in the folder is ever touched.
 """
@@ -17,8 +17,9 @@ from typing import Final, Literal, TypeAlias
 from bfrepo.catalogue.file import FILE_NAME, SUFFIXES, remove_file
 from bfrepo.core.errors import TargetError
 from bfrepo.core.ids import is_object_name
+from bfrepo.storage.cache import CACHED_KINDS, PARTIAL
 
-CacheKind: TypeAlias = Literal["index", "catalogue"]
+CacheKind: TypeAlias = Literal["index", "objects", "catalogue"]
 
 _LOCATION: Final = "location"
 _INDEX: Final = re.compile(r"index(\.\d+\.part)?|location")
@@ -67,8 +68,9 @@ def remove_cache(cached: CachedRepository) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise TargetError(f"cannot remove the cache in {cached.folder}: {error.strerror}") from error
-    with suppress(OSError):  # something else is in it
-        cached.folder.rmdir()
+    for folder in (*_object_folders(cached.folder), cached.folder):
+        with suppress(OSError):  # something else is in it
+            folder.rmdir()
 
 
 def _look(folder: Path) -> CachedRepository | None:
@@ -97,6 +99,16 @@ def _files(folder: Path) -> Iterator[tuple[Path, CacheKind]]:
             yield path, "catalogue"
         elif _INDEX.fullmatch(path.name):
             yield path, "index"
+    for objects in _object_folders(folder):
+        for path in objects.iterdir():
+            if (is_object_name(path.name) or path.suffix == PARTIAL) and path.is_file() and not path.is_symlink():
+                yield path, "objects"
+
+
+def _object_folders(folder: Path) -> list[Path]:
+    """The folders for objects of a storage that are there."""
+    folders = (folder / kind.value for kind in CACHED_KINDS)
+    return [each for each in folders if each.is_dir() and not each.is_symlink()]
 
 
 def _read_location(folder: Path) -> str:

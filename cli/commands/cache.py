@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,9 +15,10 @@ from cli.options import Group
 from cli.render import local_time, short, shown, table
 
 if TYPE_CHECKING:
-    from bfrepo.operations.caches import CachedRepository
+    from bfrepo.operations.caches import CachedRepository, CacheKind
 
 _CODES = (DONE, FAILED, USAGE, INTERRUPTED)
+_KINDS: Final[tuple[CacheKind, ...]] = ("index", "objects", "catalogue")
 
 
 @click.pass_context
@@ -33,8 +34,9 @@ run = Group(
     invoke_without_command=True,
     help="""Show and remove what is kept on this machine.
 
-    Of each repository that is the index, sealed like the repository itself, and the catalogue of file names if
-    somebody asked for one. All of it is made again when it is needed. Without COMMAND it is listed.""",
+    Of each repository that is the index, sealed like the repository itself; of one that is far away also snapshots and
+    directories, as they are stored; and the catalogue of file names if somebody asked for one. All of it is made again
+    when it is needed. Without COMMAND it is listed.""",
     short_help="Show and remove what is kept on this machine.",
 )
 
@@ -57,12 +59,14 @@ def list_command(app: App) -> None:
         (
             short(each.id),
             local_time(each.last_used)[:10],
-            *(format_size(each.sizes[kind]) if kind in each.sizes else "-" for kind in ("index", "catalogue")),
+            *(format_size(each.sizes[kind]) if kind in each.sizes else "-" for kind in _KINDS),
             shown(each.location) or "-",
         )
         for each in caches
     ]
-    app.output.result(table(("ID", "Last used", "Index", "Catalogue", "Location"), rows, "<<>><", app.output.style))
+    app.output.result(
+        table(("ID", "Last used", "Index", "Objects", "Catalogue", "Location"), rows, "<<>>><", app.output.style)
+    )
     app.output.say(f"{format_size(sum(each.size for each in caches))} in {shown(str(app.settings.cache_dir))}")
 
 
@@ -81,7 +85,7 @@ def list_command(app: App) -> None:
 @click.option("--older-than", metavar="TIME", help="Of those that were last used so long ago, such as 30d.")
 @pass_app
 def remove_command(app: App, ids: Sequence[str], everything: bool, older_than: str | None) -> int:
-    """Remove what is kept, index and catalogue. Repositories themselves are not touched, and nor is any other file.
+    """Remove what is kept, whatever it is. Repositories themselves are not touched, and nor is any other file.
 
     A catalogue that somebody uses at the moment stays, and the exit code is 3.
     """

@@ -12,8 +12,10 @@ from bfrepo.catalogue.file import CatalogueInUse
 from bfrepo.core.progress import Quiet
 from bfrepo.operations.caches import list_caches, remove_cache
 from bfrepo.operations.catalogue import open_repository_catalogue, update_catalogue
+from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.repository import Repository
 from bfrepo.storage.local import LocalBackend
+from bfrepo.storage.memory import MemoryBackend
 from tests.support.backups import never, run_backup
 from tests.support.repositories import make_repository, reopen
 
@@ -102,3 +104,24 @@ def test_a_catalogue_in_use_stays(used: Repository, tmp_path: Path) -> None:
         remove_cache(found)
 
     assert [set(each.sizes) for each in list_caches(tmp_path / "cache")] == [{"index", "catalogue"}]
+
+
+def test_objects_of_a_remote_repository(tmp_path: Path) -> None:
+    """Objects that are kept are counted and removed like the rest, half-written ones too; strangers stay."""
+    backend = MemoryBackend()
+    run_backup(make_repository(backend), {"/data/a": b"1"})
+    with reopen(backend, cache_dir=tmp_path, keep_objects=True) as repository:
+        load_snapshots(repository)
+        repository.fetch_trees(repository.index, never)
+    (found,) = list_caches(tmp_path)
+    kept = [path for name in ("packs", "snapshots") for path in (found.folder / name).iterdir()]
+    assert len(kept) == 2
+    assert found.sizes["objects"] == sum(path.stat().st_size for path in kept)
+
+    (found.folder / "packs" / "0123.part").write_text("left by a crash")
+    (found.folder / "packs" / "notes.txt").write_text("mine")
+    remove_cache(found)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == [
+        f"{repository.id.hex()}/packs/notes.txt"
+    ]
+    assert not (found.folder / "snapshots").exists()
