@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import IO, Final
 
 from paramiko import Channel, Transport
@@ -68,7 +68,8 @@ class SshConnection:
         try:
             channel.invoke_subsystem(name)
         except (SSHException, EOFError, OSError) as error:
-            channel.close()
+            with suppress(SSHException, EOFError, OSError):
+                channel.close()
             if self.alive:
                 raise SshRefused(f"{self.host.shown} does not offer {name.upper()} to {self.host.user}") from error
             raise self._lost(error) from error

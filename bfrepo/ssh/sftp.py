@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
 
 from paramiko import Channel
@@ -72,7 +72,8 @@ class SftpSession:
     def close(self) -> None:
         """End the conversation, and everything open in it. May be called again."""
         self._broken = True
-        self._channel.close()
+        with suppress(SSHException, EOFError, OSError):  # there may be nobody to say goodbye to
+            self._channel.close()
 
     def send(self, request: Request, data: Buffer = b"") -> int:
         """Send a request with `data` at its end; gives its number. Nothing keeps a reference to `data`."""

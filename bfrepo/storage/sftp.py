@@ -38,7 +38,7 @@ from bfrepo.storage.base import ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.layout import describe, object_path, parse_object_path
 from bfrepo.storage.location import SftpLocation
 from bfrepo.storage.options import SftpOptions
-from bfrepo.storage.sftp_listing import AT_ONCE, follow, is_directory, is_file, read_directories
+from bfrepo.storage.sftp_listing import AT_ONCE, follow, is_file, read_directories
 from bfrepo.storage.sftp_place import SftpPlace, is_directory_at, parent
 from bfrepo.storage.sftp_pool import Line, RemoteFile, SftpPool
 from bfrepo.storage.sftp_upload import SftpUpload, sync_directory
@@ -97,7 +97,7 @@ class SftpBackend:
         directories = self._pack_directories() if kind is ObjectKind.PACK else [_directory(kind)]
         for start in range(0, len(directories), AT_ONCE):
             some = directories[start : start + AT_ONCE]
-            for directory, names in zip(some, self._names(some), strict=True):
+            for directory, names in zip(some, self._names(kind, some), strict=True):
                 yield from _objects(kind, directory, names)
 
     def size(self, kind: ObjectKind, name: str) -> int:
@@ -235,20 +235,26 @@ class SftpBackend:
         return connect(self._location.host, user=self._location.user, port=self._location.port, settings=settings)
 
     def _pack_directories(self) -> Sequence[str]:
-        [found] = self._names([ObjectKind.PACK.value])
-        names = [
-            name.decode() for name, leads_to in found if _PACK_DIRECTORY.fullmatch(name) and is_directory(leads_to)
-        ]
-        return [f"{ObjectKind.PACK.value}/{name}" for name in names]
+        """Those that are there. A link counts, wherever it leads: where that is nowhere, the listing must fail."""
+        with self._listing(ObjectKind.PACK) as line:
+            [entries] = read_directories(line.session, [self.path(ObjectKind.PACK.value)])
+        names = [entry.name for entry in entries if not is_file(entry.attributes)]
+        return [f"{ObjectKind.PACK.value}/{name.decode()}" for name in names if _PACK_DIRECTORY.fullmatch(name)]
 
-    def _names(self, directories: Sequence[str]) -> Sequence[Sequence[tuple[bytes, Attributes]]]:
+    def _names(self, kind: ObjectKind, directories: Sequence[str]) -> Sequence[Sequence[tuple[bytes, Attributes]]]:
         """What is in directories below the root, each name with what it leads to."""
         paths = [self.path(directory) for directory in directories]
-        subject = f"cannot list {directories[0].partition('/')[0] or ObjectKind.CONFIG.value}"
+        with self._listing(kind) as line:
+            found = read_directories(line.session, paths)
+            return [follow(line.session, path, each) for path, each in zip(paths, found, strict=True)]
+
+    @contextmanager
+    def _listing(self, kind: ObjectKind) -> Iterator[Line]:
+        """A session; what goes wrong in it with a directory becomes an error of ours."""
+        subject = f"cannot list {kind.value}"
         with self._connected(subject), self._pool.borrow() as line:
             try:
-                found = read_directories(line.session, paths)
-                return [follow(line.session, path, each) for path, each in zip(paths, found, strict=True)]
+                yield line
             except SftpStatus as status:
                 if status.code == NO_SUCH_FILE:
                     raise self._place.incomplete(line.session) from status

@@ -64,14 +64,18 @@ class Sshd:
         """A backend for a place on the server."""
         return SftpBackend(self.location(path), options or self.options)
 
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(_children(self.pid))
+
     def sessions(self) -> list[int]:
         """The processes that serve a connection, the children first."""
         return [pid for child in _children(self.pid) for pid in (*_children(child), child)]
 
 
 @contextmanager
-def serve(folder: Path, *lines: str) -> Iterator[Sshd]:
-    """Run a server with files in `folder`, and these lines in front of its configuration."""
+def serve(folder: Path, *lines: str, sftp: str = "internal-sftp") -> Iterator[Sshd]:
+    """Run a server with files in `folder`, these lines in front of its configuration, and this program for SFTP."""
     program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if program is None:
         pytest.skip("sshd is not installed")
@@ -82,7 +86,9 @@ def serve(folder: Path, *lines: str) -> Iterator[Sshd]:
     user_key, host_key = make_key(home / ".ssh" / "id_ed25519"), make_key(folder / "host_key")
     shutil.copy(f"{user_key}.pub", folder / "authorized_keys")
     port = free_port()
-    (folder / "sshd_config").write_text("\n".join([*lines, *_configuration(folder, port)]) + "\n")
+    (folder / "sshd_config").write_text(
+        "\n".join([*lines, *_configuration(folder, port), f"Subsystem sftp {sftp}"]) + "\n"
+    )
     (home / ".ssh" / "known_hosts").write_text(known_host(f"[127.0.0.1]:{port}", host_key))
     (home / ".ssh" / "config").write_text(
         f"IdentityAgent none\nHost backup\n  HostName 127.0.0.1\n  Port {port}\n  User {getpass.getuser()}\n"
@@ -164,7 +170,6 @@ def _configuration(folder: Path, port: int) -> list[str]:
         "PermitRootLogin yes",
         "PidFile none",
         "MaxStartups 100",
-        "Subsystem sftp internal-sftp",
     ]
 
 
