@@ -19,7 +19,7 @@ from bfrepo.core.errors import (
     StorageObjectMissing,
 )
 from bfrepo.storage.location import RestLocation
-from bfrepo.storage.options import RestOptions
+from bfrepo.storage.options import RestOptions, parse_options
 from bfrepo.storage.rest import RestBackend
 from tests.storage.conformance import PACK, name_of, names, stored, uploaded
 from tests.support.cutting import Line, line_to
@@ -225,6 +225,14 @@ def test_secrets_are_not_shown() -> None:
     """Neither options nor a location show a user's password to whoever prints them."""
     assert WORD not in repr(RestOptions(user=USER, password=WORD))
     assert WORD not in repr(location(1))
+
+
+@pytest.mark.parametrize("name", ["user", "password"])
+def test_secrets_are_no_options(name: str) -> None:
+    """User and password cannot be given where everybody sees them, on the command line."""
+    with pytest.raises(InvalidValue) as caught:
+        parse_options([f"rest.{name}={WORD}"])
+    assert WORD not in str(caught.value)
 
 
 def test_proxies_of_the_environment_are_not_used(
