@@ -7,8 +7,7 @@ called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from bfrepo.core.ids import BlobKind
 
@@ -43,11 +42,11 @@ class BlobSaver(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class BlobPlace:
+class BlobPlace(NamedTuple):
     """Where a blob is:
 
-    a frame, numbered so that order is pack by pack and front to back, and the range in its plaintext.
+    a frame, numbered so that order is pack by pack and front to back, and the range in its plaintext. A tuple, as it is
+    made for every blob that anybody asks for.
     """
 
     frame: int
@@ -84,6 +83,19 @@ class BlobLoader(Protocol):
 
         Yields each ID with its plaintext or with the error that says why there is none; another copy is tried first.
         A view is valid until the same thread asks for its next frame.
+        """
+
+    @property
+    def readers(self) -> int:
+        """How many threads are worth reading with: more than there are processors where the storage is far away."""
+
+    def runs(self, frames: Iterable[int]) -> list[list[int]]:
+        """The frames in their order, in groups that are worth reading together, as they lie near each other."""
+
+    def read_ahead(self, run: Sequence[int]) -> None:
+        """Fetch such a group at once: the calls of `read_frame` for its frames that this thread makes next need not.
+
+        What cannot be fetched is left to them. Raises what only a storage that fails raises.
         """
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import IO, Final
@@ -140,7 +140,7 @@ class BlobTable:
 
     def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
         """See BlobSizes."""
-        numbers = struct.unpack(f"<{3 * len(blob_ids)}I", self._blobs.places(b"".join(blob_ids)))
+        numbers = self._numbers(blob_ids)
         frames, sizes = numbers[::3], numbers[2::3]
         others = {frame for frame in set(frames) if frame == _PENDING or self.kind_of(frame) is not BlobKind.DATA}
         return [-1 if frame in others else size for frame, size in zip(frames, sizes, strict=True)]
@@ -179,6 +179,12 @@ class BlobTable:
         sums = array("I", bytes(4 * self.frames))
         self._blobs.add_sizes(marks, bits, sums)
         return sums
+
+    def frames_in(self, blob_ids: Sequence[bytes], packs: Container[bytes]) -> Iterator[tuple[bytes, int]]:
+        """Of some blobs those whose place in use is in one of `packs`, each with its frame."""
+        frames = self._numbers(blob_ids)[::3]
+        wanted = {frame for frame in set(frames) if frame != _PENDING and self.pack_of(frame) in packs}
+        return ((blob_id, frame) for blob_id, frame in zip(blob_ids, frames, strict=True) if frame in wanted)
 
     def duplicated(self) -> list[bytes]:
         """The blobs that are in several places."""
@@ -250,14 +256,16 @@ class BlobTable:
 
         where the place in use is in a pack that leaves, use a live copy if there is one.
         """
-        for blob_id, values in self._copies.items():
+        if not self._any_leaving:
+            return
+        leaving = {pack_id for pack_id, number in self._pack_numbers.items() if self._pack_states[number]}
+        for blob_id, _ in self.frames_in(self.duplicated(), leaving):
+            values = self._copies[blob_id]
+            live = next((at for at, value in enumerate(values) if self._is_live(value)), None)
             current = self._blobs.get(blob_id)
-            if current is None or current == _RESERVED or self._is_live(current):
-                continue
-            live = next((value for value in values if self._is_live(value)), None)
-            if live is not None:
-                self._blobs.set(blob_id, live)
-                values[values.index(live)] = current
+            if live is not None and current is not None:
+                self._blobs.set(blob_id, values[live])
+                values[live] = current
 
     def write_to(self, file: IO[bytes]) -> None:
         """Write everything but the states, and what is only reserved, to a cache file."""
@@ -299,6 +307,10 @@ class BlobTable:
             else:  # it was being stored again
                 table._blobs.set(blob_id, value)
         return table
+
+    def _numbers(self, blob_ids: Sequence[bytes]) -> tuple[int, ...]:
+        """Frame, offset and size of the places in use, one behind the other; no frame where there is none."""
+        return struct.unpack(f"<{3 * len(blob_ids)}I", self._blobs.places(b"".join(blob_ids)))
 
     def _rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Every blob but those that are only reserved, many at a time: their IDs and their places."""

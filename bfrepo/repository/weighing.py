@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bfrepo.core.ids import BlobKind
+from bfrepo.core.protocols import BlobPlace
 from bfrepo.index.format import PackState
 from bfrepo.index.marks import Marks
 from bfrepo.index.table import BlobTable, PackInfo
@@ -96,23 +97,40 @@ def _choose_copies(
         used[current.frame] -= current.size or 1
     for blob_id in blob_ids:
         places = table.copies(blob_id)
-        best = min(places, key=lambda place: _preference(table.pack_of(place.frame), ranks, weight, table, used))
+        best = _best_copy(places, ranks, weight, table, used)
         table.use_copy(blob_id, best)
         used[best.frame] += best.size or 1
-        weight[table.pack_of(best.frame)] = weight.get(table.pack_of(best.frame), 0) + best.size
+        pack_id = table.pack_of(best.frame)
+        if pack_id in weight:
+            weight[pack_id] += best.size
         for place in places:
             if place != best:
                 duplicates[place.frame] = duplicates.get(place.frame, 0) + place.size
     return duplicates
 
 
-def _preference(
-    pack_id: bytes, ranks: Mapping[bytes, int], weight: dict[bytes, int], table: BlobTable, used: array[int]
-) -> tuple[int, int, bytes]:
+def _best_copy(
+    places: Sequence[BlobPlace],
+    ranks: Mapping[bytes, int],
+    weight: dict[bytes, int],
+    table: BlobTable,
+    used: array[int],
+) -> BlobPlace:
+    """The copy in the pack of the lowest rank; of several such the one whose pack has most other use."""
+    packs = [table.pack_of(place.frame) for place in places]
+    least = min([ranks[pack_id] for pack_id in packs])
+    best = [(pack_id, place) for pack_id, place in zip(packs, places, strict=True) if ranks[pack_id] == least]
+    if len(best) == 1:
+        return best[0][1]
+    return min(best, key=lambda each: (-_weight(each[0], weight, table, used), each[0]))[1]
+
+
+def _weight(pack_id: bytes, weight: dict[bytes, int], table: BlobTable, used: array[int]) -> int:
+    """Bytes of a pack that are needed, as far as it is decided."""
     if pack_id not in weight:
         pack = table.pack(pack_id)
         weight[pack_id] = sum(used[pack.frames.start : pack.frames.stop]) if pack else 0
-    return ranks[pack_id], -weight[pack_id], pack_id
+    return weight[pack_id]
 
 
 def _weigh_pack(pack: PackUse, table: BlobTable, used: array[int], duplicates: Mapping[int, int]) -> None:
@@ -137,7 +155,8 @@ def wanted_after_all(weights: Weights, table: BlobTable, marks: Marks) -> set[by
     """The packs that may not be deleted: each that holds a needed blob of which no live pack has a copy."""
     live = {pack.id for pack in weights.packs if pack.state is PackState.LIVE and pack.sound}
     wanted = {pack.id for pack in weights.packs if pack.needed}
-    for blob_id in table.duplicated():
+    others = {pack.id for pack in weights.packs if pack.id not in live}
+    for blob_id, _ in table.frames_in(table.duplicated(), others):  # weighing prefers live packs
         packs = {table.pack_of(place.frame) for place in table.copies(blob_id)}
         if not packs & live and marks.is_needed(blob_id):
             wanted |= packs
