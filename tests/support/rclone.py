@@ -21,7 +21,7 @@ from typing import IO, Final
 
 import pytest
 
-_TIME_LIMIT_S: Final = 30.0
+_TIME_LIMIT_S: Final = 120.0
 _ANNOUNCED = re.compile(r"\[(https?)://127\.0\.0\.1:(\d+)/\]")
 
 
