@@ -178,7 +178,7 @@ class Crowd:
 @contextmanager
 def crowd(top: Path) -> Iterator[Crowd]:
     """Readers at work below a mount."""
-    line = [sys.executable, "-m", "tests.support.reader", "crowd", top / "ids"]
+    line = [sys.executable, "-m", "tests.support.reader", "crowd", str(top / "ids")]
     readers = [
         subprocess.Popen([*line, str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=process_environment({}))
         for seed in range(READERS)

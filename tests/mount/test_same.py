@@ -116,7 +116,7 @@ def members(top: Path) -> dict[str, Any]:
     line = [
         "tar", "--create", "--sort=name", "--xattrs", "--xattrs-include=*", "--acls", "--format=posix",
         "--pax-option=delete=atime,delete=ctime", f"--exclude={LONG_PATH}",
-        "--warning=no-file-ignored", "-C", top, ".",
+        "--warning=no-file-ignored", "-C", str(top), ".",
     ]  # fmt: skip
     found = {}
     with subprocess.Popen(line, stdout=subprocess.PIPE) as tar:

@@ -77,7 +77,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
             os.chown(path, USER, USER)
         before = (*mounts.before, *as_user(USER, *MAY_READ_ALL)[:-1], *DIES_WITH_US[1:])
         ours = replace(command, before=before, environment={"BACKUPFORGE_PASSWORD": None})
-        stack.callback(subprocess.run, [*mounts.before, "umount", "-l", top], check=False, capture_output=True)
+        end = [*mounts.before, "umount", "-l", str(top)]
+        stack.callback(lambda: subprocess.run(end, check=False, capture_output=True))
         yield World(mounts, ours, source, top)
 
 
