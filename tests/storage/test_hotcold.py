@@ -206,6 +206,17 @@ def test_a_part_that_fails_is_an_error(parts: Parts, broken: str) -> None:
     assert names(backend, ObjectKind.SNAPSHOT) == set()
 
 
+@pytest.mark.parametrize(("broken", "left"), [("hot", (False, False)), ("cold", (True, False))])
+def test_an_upload_goes_to_the_hot_part_first(parts: Parts, broken: str, left: tuple[bool, bool]) -> None:
+    """An upload that fails is never in the cold part and missing in the hot one."""
+    backend = parts.open()
+    backend.create()
+    getattr(parts, broken).fail("commit", forever=True)
+    with pytest.raises(StorageError):
+        uploaded(backend, PACK, b"a pack of trees")
+    assert (bool(names(parts.hot, PACK)), bool(names(parts.cold, PACK))) == left
+
+
 # --- config
 
 
