@@ -22,6 +22,10 @@ class S3Options:
     path_style: bool | None = None
     storage_class: str | None = None
     """For packs of data alone; everything else has to be at hand at all times."""
+    restore_days: int = 7
+    """How long copies stay that were brought back from an archive."""
+    restore_tier: str = "Standard"
+    """How fast they are made: Expedited, Standard or Bulk."""
     sse: str | None = None
     sse_kms_key_id: str | None = None
     object_lock_mode: str | None = None
