@@ -4,6 +4,10 @@ No index object is altered (INV-3): those that say something else of these packs
 the rest of what they said, flags and all. The new ones are durable before the old ones go (docs/format.md, "Living
 together"), and the old ones go by way of the quarantine. A crash in between leaves both: nothing is forgotten, and the
 next repair ends it. As others merge index objects too, what they bring back meanwhile is looked for once more.
+
+The doom of a pack that is there is never moved, as in merge.py: somebody who lists at this moment may see neither the
+old object nor the new one, and rely on a pack that a prune is about to delete. Prunes write dooms into objects of their
+own, so none has to be, but for a pack that came back after a merge; then a prune has to have it first.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bfrepo.core.errors import BackupForgeError, DamagedObject, StorageObjectMissing
+from bfrepo.core.ids import short_id
 from bfrepo.core.units import MIB
 from bfrepo.index.format import IndexContent, PackEntry, PackFlag, decode_index, encode_index
 from bfrepo.pack.format import decode_directory
+from bfrepo.repository.inventory import list_packs
 from bfrepo.repository.quarantine import Quarantine
 from bfrepo.repository.repository import Repository
 from bfrepo.storage.base import ObjectKind
@@ -56,13 +62,15 @@ class IndexEdit:
         self._change = change
         self._quarantine = quarantine
         self._seen: set[str] = set()
+        self._revoked: set[bytes] = set()
         self._said: set[bytes] = set()  # packs that a standing index object describes as is wanted
 
     def apply(self) -> None:
         """Make the change.
 
         Raises DamagedObject for an index object that is damaged and not in `damaged`, UnsupportedFormat for one of a
-        newer version, and StorageError; what was there is still there then.
+        newer version, BackupForgeError where a doom would have to be moved, and StorageError; what was there is still
+        there then.
         """
         flags = {flag.id: flag for flag in self._change.flags}
         for _ in range(_MOST_ROUNDS):
@@ -82,12 +90,14 @@ class IndexEdit:
     def _join(self) -> _Joined:
         """Read the index objects that are new, and keep those that have to go."""
         joined = _Joined()
+        dooms: dict[bytes, str] = {}
         new = self._repository.index_names() - self._seen
         for name, stored in self._repository.objects.load_many(ObjectKind.INDEX, sorted(new)):
             self._seen.add(name)
             content = self._decode(name, stored)
             if content is None:
                 continue
+            self._revoked.update(content.revoked)
             if name not in self._change.damaged and not self._contradicts(content):
                 self._said.update(entry.id for entry in content.packs if entry.id in self._change.entries)
                 continue
@@ -95,7 +105,20 @@ class IndexEdit:
             joined.packs.update(dict.fromkeys(entry for entry in content.packs if self._is_kept(entry)))
             joined.flags.update({flag.id: flag for flag in content.flags})
             joined.revoked.update(content.revoked)
+            dooms.update(dict.fromkeys([flag.id for flag in content.flags if flag.state == "doomed"], name))
+        self._refuse_to_move(joined, {flag: dooms[flag] for flag in dooms.keys() - self._revoked})
         return joined
+
+    def _refuse_to_move(self, joined: _Joined, dooms: Mapping[bytes, str]) -> None:
+        """Raise BackupForgeError if a flag dooms a pack that is there. `dooms` has the name of the object of each."""
+        stored = list_packs(self._repository) if dooms else {}
+        for flag, name in dooms.items():
+            if joined.flags[flag].pack in stored:
+                raise BackupForgeError(
+                    f"index {name[:8]} says that pack {short_id(joined.flags[flag].pack)} is about to be deleted, and "
+                    "cannot be replaced before it is",
+                    hint="run 'backupforge prune' first, then the repair again",
+                )
 
     def _decode(self, name: str, stored: bytes | BackupForgeError) -> IndexContent | None:
         """What an index object says: nothing when it is damaged as expected, None when it is gone."""

@@ -137,6 +137,31 @@ def test_flags_are_kept(small: SmallRepository, quarantine: Path) -> None:
     assert reopen(backend).index.revoked == set(content.revoked)
 
 
+def test_the_doom_of_a_pack_that_is_there_is_not_moved(small: SmallRepository, quarantine: Path) -> None:
+    """INV-8: who lists while objects are replaced may see neither; a doom must not be missed while its pack is there."""
+    backend = small.copy()
+    wrong, doomed = small.packs(BlobKind.DATA)[:2]
+    rewrite_index(small, backend, wrong, lambda entry: msgspec.structs.replace(entry, size=entry.size + 1))
+    repository = reopen_unread(backend)
+    [(name, content)] = [
+        (name, content) for name, content in indexes(repository).items() if wrong in {each.id for each in content.packs}
+    ]
+    content.flags = [PackFlag(id=b"f" * 16, state="doomed", pack=doomed, time=START.isoformat())]
+    backend.delete(ObjectKind.INDEX, name)
+    repository.objects.save(ObjectKind.INDEX, encode_index(content))
+    before = names(backend, ObjectKind.INDEX)
+
+    with pytest.raises(BackupForgeError, match="is about to be deleted") as caught:
+        mend_index(backend, quarantine)
+
+    assert "backupforge prune" in (caught.value.hint or "")
+    assert names(backend, ObjectKind.INDEX) == before
+    backend.delete(ObjectKind.PACK, doomed.hex())
+    assert mend_index(backend, quarantine).corrected
+    flags = [flag for content in indexes(repository).values() for flag in content.flags]
+    assert [flag.id for flag in flags] == [b"f" * 16]
+
+
 def test_an_entry_that_makes_no_sense(small: SmallRepository, quarantine: Path) -> None:
     """One entry that does not decode takes nothing along: the others of its index object, and its flags, are kept."""
     backend = small.copy()
