@@ -47,6 +47,7 @@ def result_fields(result: PruneResult) -> dict[str, Any]:
         "repacked": {"count": result.repacked, "written_size": result.written},
         "revived": result.revived,
         "spared": result.spared,
+        "locked": result.locked,
         "problems": result.problems,
         "index_objects": {"replaced": result.merged.replaced, "written": result.merged.written},
         "total_duration": round(result.duration_s, 3),
@@ -111,6 +112,8 @@ def _sentences(result: PruneResult, grace: timedelta) -> Iterator[str]:
         yield f"condemned {_packs(result.condemned)}, {size}: a prune in {span(grace)} or later deletes them"
     if result.merged.written:
         yield f"joined {result.merged.replaced} index objects in {result.merged.written}"
+    if result.locked:
+        yield f"locked {result.locked:,} objects for the whole time again"
     verb = "freed" if freed >= 0 else "took"
     yield f"{verb} {format_size(abs(freed))} in {format_duration(result.duration_s)}"
     waiting = result.condemned_size + result.plan.waiting_size

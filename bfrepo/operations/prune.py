@@ -7,6 +7,7 @@
     condemn   what is not needed: a prune after the grace time deletes it
     repack    copy what is needed out of wasteful packs, in steps, and condemn them (with no grace time: delete them)
     merge     join index objects, and leave out packs that are gone
+    lock      where the storage locks objects for a time: begin that time again for what stays (operations/locking.py)
 
 Each look lists claims before snapshots, because a backup writes its snapshot before it drops its claim, and the packs
 after the index, so that nothing is relied on that somebody has deleted. The second look comes after the dooms are
@@ -20,14 +21,13 @@ What frees space comes before what takes some, so that a full disk gets room aga
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from bfrepo.core.concurrency import native_threads
+from bfrepo.core.concurrency import map_at_once, native_threads
 from bfrepo.core.errors import (
     BackupForgeError,
     Interrupted,
@@ -39,6 +39,7 @@ from bfrepo.core.errors import (
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
 from bfrepo.core.units import GIB
+from bfrepo.operations.locking import extend_locks
 from bfrepo.operations.looking import Observer
 from bfrepo.operations.warming import Warmer
 from bfrepo.repository.flags import condemnations, revoke_flags, set_flags
@@ -47,6 +48,7 @@ from bfrepo.repository.prune import PruneLimits, PrunePlan, UnusedLimit, copies_
 from bfrepo.repository.repack import Repacked, Repacker, find_damaged
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.weighing import PackUse, Weights, wanted_after_all, weigh
+from bfrepo.storage.abilities import delete_limit, delete_many
 from bfrepo.storage.base import ObjectKind
 
 __all__ = [
@@ -84,7 +86,8 @@ class PruneOptions:
 class PruneResult:
     """What a prune did. Sizes in bytes, `problems` are packs that stay because something of them could not be copied.
 
-    `spared` packs were doomed, and needed after all when they were looked at again.
+    `spared` packs were doomed, and needed after all when they were looked at again. `locked` objects are locked for the
+    whole time again.
     """
 
     plan: PrunePlan
@@ -94,6 +97,7 @@ class PruneResult:
     condemned_size: int = 0
     revived: int = 0
     spared: int = 0
+    locked: int = 0
     repacked: int = 0
     written: int = 0
     problems: list[str] = field(default_factory=list)
@@ -195,6 +199,7 @@ class _Prune:
         set_flags(self._repository, "doomed", plan.bury)
         self._repack(list(plan.repack))
         self._merge()
+        self._lock(plan)
         return self._result
 
     def _look(self) -> Weights:
@@ -324,19 +329,21 @@ class _Prune:
 
     def _delete_packs(self, packs: Sequence[bytes], dooms: Mapping[bytes, bytes], sizes: Mapping[bytes, int]) -> None:
         """Delete. The doom of a pack whose deletion failed stays: it may go yet, so nobody may rely on it."""
-        tried: set[bytes] = set()
+        backend, tried = self._repository.backend, set[bytes]()
 
-        def delete(pack: bytes) -> int:
+        def delete(batch: Sequence[bytes]) -> Sequence[bytes]:
             if self._cancelled():
-                return 0
-            tried.add(pack)
-            self._repository.backend.delete(ObjectKind.PACK, pack.hex())
-            return sizes[pack]
+                return ()
+            tried.update(batch)
+            delete_many(backend, ObjectKind.PACK, [pack.hex() for pack in batch])
+            return batch
 
+        limit = delete_limit(backend)
+        batches = [packs[start : start + limit] for start in range(0, len(packs), limit)]
         try:
-            for size in self._for_each(delete, packs):
-                self._result.deleted += size > 0
-                self._result.deleted_size += size
+            for batch in map_at_once(delete, batches, threads=backend.connections, name="delete"):
+                self._result.deleted += len(batch)
+                self._result.deleted_size += sum(sizes[pack] for pack in batch)
             self._check()
         except BaseException as error:
             with suppress(StorageError):
@@ -344,15 +351,6 @@ class _Prune:
             if isinstance(error, StorageDenied):
                 raise StorageDenied(str(error), hint=_DENIED_HINT) from error
             raise
-
-    def _for_each(self, do: Callable[[bytes], int], packs: Sequence[bytes]) -> Iterator[int]:
-        """As many at a time as the storage likes."""
-        connections = min(self._repository.backend.connections, len(packs))
-        if connections < 2:
-            yield from map(do, packs)
-            return
-        with ThreadPoolExecutor(connections, thread_name_prefix="delete") as pool:
-            yield from pool.map(do, packs)
 
     # --- keeping
 
@@ -427,6 +425,13 @@ class _Prune:
             self._result.merged = merge_index(self._repository, self._view.index)
         except StorageFull as error:
             self._reporter.warn(b"", f"there is no room to join index objects: {error}")
+
+    def _lock(self, plan: PrunePlan) -> None:
+        """Lock what stays anew, where the storage does such things."""
+        going = {*plan.delete, *plan.condemn, *plan.waiting, *(pack.id for pack in (*plan.repack, *plan.rescue))}
+        kept = (pack.id for pack in self._weights.packs if pack.used and pack.id not in going)
+        self._result.locked = extend_locks(self._repository, kept, self._cancelled)
+        self._check()
 
     def _check(self) -> None:
         if self._cancelled():

@@ -31,6 +31,8 @@ class Campaign:
     """Where it is: a path, or any other location."""
     cache: Path
     seconds: float
+    least: int = 0
+    """Backups that are waited for, on machines that are slow."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     finished: dict[bytes, str] = field(default_factory=dict)
     """Snapshots that nobody has begun to forget, with the client that made each."""
@@ -45,7 +47,8 @@ class Campaign:
 
     def goes_on(self) -> bool:
         """Whether there is time left, and nothing wrong."""
-        return monotonic() < self.until and not self.wrong and not self.failures
+        more = monotonic() < self.until or self.counted["backup"] < self.least
+        return more and not self.wrong and not self.failures
 
     def order(self, deed: str, **more: object) -> Order:
         """An order on the repository."""
@@ -105,7 +108,8 @@ class Campaign:
         """kill -9 for one after the other."""
         chance = random.Random(self.seconds)
         while self.goes_on():
-            sleep(chance.random() * 2 * BETWEEN_KILLS_S)
+            late = monotonic() > self.until  # then whoever is still needed gets some peace
+            sleep(chance.random() * 2 * BETWEEN_KILLS_S * (10 if late else 1))
             chance.choice(victims).kill()
 
     def run(self, *deeds: Callable[[], None]) -> None:
@@ -124,11 +128,13 @@ class Campaign:
             thread.join()
 
 
-def wage(location: str, folder: Path, seconds: float, grace_s: float, *, kills: bool, backups: int) -> Campaign:
+def wage(
+    location: str, folder: Path, seconds: float, grace_s: float, *, kills: bool, backups: int, least: int = 0
+) -> Campaign:
     """A campaign on a new repository at `location`, to its end; `folder` is for sockets and caches."""
     backend = open_backend(parse_location(location))
     make_repository(backend, pack_size=PACK_SIZE, clock=SystemClock()).close()
-    campaign = Campaign(location, folder / "cache", seconds)
+    campaign = Campaign(location, folder / "cache", seconds, least)
     with clients(backups + 3, folder) as crowd:
         writers, (pruner, other, forgetter) = crowd[:backups], crowd[backups:]
         deeds: list[Callable[[], None]] = [partial(campaign.back_up, client) for client in writers]

@@ -108,7 +108,13 @@ class RemoteSuite:
         """INV-8, INV-2: no snapshot that a backup finished is hurt by prunes beside it, whoever is killed."""
         with quick_folder() as folder:
             campaign = wage(
-                remote.place("crowd"), folder, campaign_s(NORMALLY_S), grace_s=0, kills=kills, backups=WRITERS
+                remote.place("crowd"),
+                folder,
+                campaign_s(NORMALLY_S),
+                grace_s=0,
+                kills=kills,
+                backups=WRITERS,
+                least=WRITERS,
             )
             assert campaign.counted["backup"] >= WRITERS
             judge(campaign)
@@ -120,7 +126,7 @@ def _fill(folder: Path, numbers: range) -> dict[str, bytes]:
     for path in folder.iterdir():
         path.unlink()
     for number in numbers:
-        (folder / f"file-{number}").write_bytes(incompressible(number, 1000 * number * number))
+        (folder / f"file-{number}").write_bytes(incompressible(number, 200 * number * number))
     return _content(folder)
 
 
