@@ -24,7 +24,7 @@ from cli.render import shown
 
 _OPTIONAL: Final = {
     "pyfuse3": ("mount", "mounting snapshots"),
-    "boto3": ("s3", "repositories in S3"),
+    "botocore": ("s3", "repositories in S3"),
     "paramiko": ("ssh", "repositories behind SSH"),
     "proxmoxer": ("proxmox", "virtual machines of Proxmox VE"),
     "aiohttp": ("server", "the API server"),
