@@ -57,6 +57,7 @@ async def _run(
 async def _serve(operations: SnapshotOperations, log: Log) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_keep_fresh, operations, log)
+        nursery.start_soon(operations.stay_awake)
         await serve()
         nursery.cancel_scope.cancel()
 
