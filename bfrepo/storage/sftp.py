@@ -153,12 +153,11 @@ class SftpBackend:
             raise ValueError("config is saved whole, never uploaded")
         with self._lock:
             sweep, self._swept = not self._swept, True
-        upload = SftpUpload(self, kind)
         if sweep:
             before_s = self._clock.now().timestamp() - _SWEEP_AFTER_S
-            with self._connected(_subject(kind, None)), self._pool.borrow() as line:
+            with self.writing(kind, None), self._pool.borrow() as line:
                 self._place.sweep(line.session, before_s=before_s)
-        return upload
+        return SftpUpload(self, kind)
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         """See `Backend.delete`."""

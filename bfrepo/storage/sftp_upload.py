@@ -6,8 +6,8 @@
     4. rename to its place                    seen whole or not at all
     5. fsync of the directory                 its name is on the disk too
 
-Each is answered before the next is sent: four round trips, where the bytes take no longer. What is asked of a server
-beyond the standard, and what is done without it:
+Each is answered before the next is sent: four round trips, where the bytes take no longer. A new directory for packs is
+made and synced on the side. What is asked of a server beyond the standard, and what is done without it:
 
     posix-rename@openssh.com    replaces what is there; else the standard's rename, which fails if the object is there
                                 (a server may deny posix-rename on purpose: then nobody can replace an object)
@@ -117,8 +117,7 @@ class SftpUpload:
         try:
             path = self._home.path(object_path(self._kind, name))  # refuses what is no name
             with self._in_session(name) as handle:
-                self._finish_file(handle)
-                if not self._publish(path):
+                if not self._publish(handle, path):
                     raise StorageObjectExists(
                         f"{describe(self._kind, name)} in {self._home.location} exists already",
                         hint="there is a repository: use it, or choose another place",
@@ -166,41 +165,54 @@ class SftpUpload:
                 batch.done(synced)
         batch.done(closed)
 
-    def _publish(self, path: bytes) -> bool:
+    def _publish(self, handle: bytes, path: bytes) -> bool:
         """Give the temporary file its place and name, durably. False if it is a config and there is one."""
-        directory = path.rpartition(b"/")[0]
-        if self._kind is ObjectKind.PACK and directory not in self._home.ready_directories:
-            _make_directory(self._line.session, directory)
-            self._home.ready_directories.add(directory)
-        session = self._line.session
+        session, directory = self._line.session, path.rpartition(b"/")[0]
+        makes = self._kind is ObjectKind.PACK and directory not in self._home.ready_directories
         with Batch(session) as batch:
+            made = batch.send(make_directory(directory, DIRECTORY_MODE)) if makes else None
+            above = _open_directory(batch, session, directory.rpartition(b"/")[0]) if makes else None
+            self._finish_file(handle)
+            refusal = _refusal(batch, made)
+            above_synced = _begin_sync(batch, above)
             opened = _open_directory(batch, session, directory)
-            if self._kind is ObjectKind.CONFIG:
-                if not _rename_first(batch, session, self._temporary, path):
+            try:
+                if not self._rename(batch, path):
                     return False
-            elif _POSIX_RENAME in session.extensions:
-                batch.done(batch.send(extended(_POSIX_RENAME, self._temporary, path)))
-            else:
-                _rename_or_leave(batch, self._temporary, path)
-            _sync(batch, opened)
+            except SftpStatus as status:
+                raise refusal if refusal is not None and status.code == NO_SUCH_FILE else status from None
+            synced = _begin_sync(batch, opened)
+            _finish_sync(batch, above_synced)
+            _finish_sync(batch, synced)
+        if makes:
+            self._home.ready_directories.add(directory)
+        return True
+
+    def _rename(self, batch: Batch, path: bytes) -> bool:
+        session = self._line.session
+        if self._kind is ObjectKind.CONFIG:
+            return _rename_first(batch, session, self._temporary, path)
+        if _POSIX_RENAME in session.extensions:
+            batch.done(batch.send(extended(_POSIX_RENAME, self._temporary, path)))
+        else:
+            _rename_or_leave(batch, self._temporary, path)
         return True
 
 
 def sync_directory(session: SftpSession, path: bytes) -> None:
     """Make the names in a directory durable where the server can. Raises SftpStatus, SshError."""
     with Batch(session) as batch:
-        _sync(batch, _open_directory(batch, session, path))
+        _finish_sync(batch, _begin_sync(batch, _open_directory(batch, session, path)))
 
 
-def _make_directory(session: SftpSession, path: bytes) -> None:
-    """Make a directory, or find it there; durably in either case. Raises SftpStatus, SshError."""
-    with Batch(session) as batch:
-        try:
-            batch.done(batch.send(make_directory(path, DIRECTORY_MODE)))
-        except SftpStatus:
-            if not _exists(batch, path):
-                raise
-    sync_directory(session, path.rpartition(b"/")[0])
+def _refusal(batch: Batch, made: int | None) -> SftpStatus | None:
+    """Why a directory was not made. Servers do not say whether that is because it is there already."""
+    try:
+        if made is not None:
+            batch.done(made)
+    except SftpStatus as status:
+        return status
+    return None
 
 
 def _rename_first(batch: Batch, session: SftpSession, temporary: bytes, path: bytes) -> bool:
@@ -255,18 +267,23 @@ def _open_directory(batch: Batch, session: SftpSession, path: bytes) -> int | No
     return batch.send(open_file(path, READ)) if _FSYNC in session.extensions else None
 
 
-def _sync(batch: Batch, opened: int | None) -> None:
+def _begin_sync(batch: Batch, opened: int | None) -> int | None:
     """Sync the directory that was asked for, if it could be opened."""
-    if opened is None:
-        return
     try:
-        handle = batch.handle(opened)
+        handle = None if opened is None else batch.handle(opened)
     except SftpStatus:
-        return
+        return None
+    if handle is None:
+        return None
     synced = batch.send(extended(_FSYNC, handle))
     batch.send(close_handle(handle))
-    with _as_good_as_it_goes():
-        batch.done(synced)
+    return synced
+
+
+def _finish_sync(batch: Batch, synced: int | None) -> None:
+    if synced is not None:
+        with _as_good_as_it_goes():
+            batch.done(synced)
 
 
 @contextmanager

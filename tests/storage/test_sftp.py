@@ -285,6 +285,18 @@ def test_server_that_only_adds(append_only_sshd: Sshd, root: Path) -> None:
         assert backend.load(PACK, name) == b"some bytes"
 
 
+def test_directory_that_cannot_be_made(tmp_path: Path, root: Path) -> None:
+    """Where a directory for packs may not be made, that is what is said, not that something is missing."""
+    local = LocalBackend(root)
+    local.create()
+    name = stored(local, PACK, b"first")
+    with serve(tmp_path, sftp="internal-sftp -P mkdir") as sshd, closing(sshd.backend(root)) as backend:
+        uploaded(backend, PACK, b"first")
+        assert backend.load(PACK, name) == b"first"
+        with pytest.raises(StorageDenied, match="permission denied"):
+            again(20, lambda: uploaded(backend, PACK, os.urandom(8)))
+
+
 def test_server_that_allows_one_session(tmp_path: Path, root: Path) -> None:
     """A server that allows fewer sessions than we would like is made do with."""
     with serve(tmp_path, "MaxSessions 1") as sshd, closing(sshd.backend(root)) as backend:
