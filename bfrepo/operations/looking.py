@@ -6,7 +6,7 @@ that the next one walks only trees that are new: what a snapshot needs that is f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
@@ -40,16 +40,23 @@ class Observer:
     """Looks, again and again, and remembers. Used by one thread.
 
     With `removes_claims` claims that have lapsed, or that nobody can read, are removed before they are ignored: then
-    their backup, should it still run, notices.
+    their backup, should it still run, notices. `forgotten` are snapshots that count as if they were not there.
     """
 
     def __init__(
-        self, repository: Repository, progress: Progress, cancelled: Callable[[], bool], *, removes_claims: bool
+        self,
+        repository: Repository,
+        progress: Progress,
+        cancelled: Callable[[], bool],
+        *,
+        removes_claims: bool,
+        forgotten: Collection[bytes] = (),
     ) -> None:
         self._repository = repository
         self._progress = progress
         self._cancelled = cancelled
         self._removes_claims = removes_claims
+        self._forgotten = {identifier.hex() for identifier in forgotten}
         self.index = repository.fresh_index()
         self.marks = Marks(self.index.table)
         self.loader: Loader = repository.make_loader(self.index)
@@ -127,7 +134,8 @@ class Observer:
         latest = sorted(self._snapshots.values(), key=lambda snapshot: snapshot.when, reverse=True)
         known = [snapshot.parent.hex() for snapshot in latest if snapshot.parent]
         known += [claim.snapshot.hex() for claim in self._claims.values()]
-        for name in [name for name in dict.fromkeys(known) if name not in self._snapshots][:_MOST_ASKED_FOR]:
+        seen = self._snapshots.keys() | self._forgotten
+        for name in [name for name in dict.fromkeys(known) if name not in seen][:_MOST_ASKED_FOR]:
             with suppress(StorageObjectMissing):
                 self._repository.backend.size(ObjectKind.SNAPSHOT, name)
                 return name
@@ -154,6 +162,7 @@ class Observer:
                 hint="if somebody has removed them all, run it again",
             )
         self._listed = names
+        names = names - self._forgotten
         known = {name: snapshot for name, snapshot in self._snapshots.items() if name in names}
         for name, content in self._repository.objects.load_many(ObjectKind.SNAPSHOT, sorted(names - known.keys())):
             if isinstance(content, StorageObjectMissing):

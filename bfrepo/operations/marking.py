@@ -132,5 +132,7 @@ class Marker:
 def _missing(what: str) -> BackupForgeError:
     return MissingBlob(
         f"{what} is in no pack that the index names",
-        hint="run 'backupforge check' to see what is wrong, and 'backupforge repair index' to find it again",
+        hint="run 'backupforge check' to see what is wrong, and 'backupforge repair index' to find it again; what is "
+        "nowhere is stored again by a backup of the same files, or let go of by "
+        "'backupforge repair snapshots --forget'",
     )

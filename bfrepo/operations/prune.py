@@ -106,13 +106,18 @@ class PruneResult:
 
 
 def plan_prune(
-    repository: Repository, options: PruneOptions, reporter: Reporter, cancelled: Callable[[], bool]
+    repository: Repository,
+    options: PruneOptions,
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
+    *,
+    forgotten: Collection[bytes] = (),
 ) -> PrunePlan:
-    """What a prune would do now. Nothing is changed.
+    """What a prune would do now, or once the snapshots `forgotten` are removed. Nothing is changed.
 
     Raises CannotPrune, DamagedObject, UnsupportedFormat, StorageError and Interrupted.
     """
-    return _Prune(repository, options, reporter, cancelled, acts=False).plan()
+    return _Prune(repository, options, reporter, cancelled, acts=False, forgotten=forgotten).plan()
 
 
 def prune(
@@ -148,6 +153,7 @@ class _Prune:
         cancelled: Callable[[], bool],
         *,
         acts: bool,
+        forgotten: Collection[bytes] = (),
     ) -> None:
         self._repository = repository
         self._options = options
@@ -160,7 +166,7 @@ class _Prune:
         self._surveyed: set[bytes] = set()
         self._archived: set[bytes] = set()
         self._spared: set[bytes] = set()
-        self._view = Observer(repository, reporter.progress, cancelled, removes_claims=acts)
+        self._view = Observer(repository, reporter.progress, cancelled, removes_claims=acts, forgotten=forgotten)
 
     def plan(self) -> PrunePlan:
         """Look, and decide."""
@@ -275,7 +281,7 @@ class _Prune:
         if lost:
             raise CannotPrune(
                 f"{len(lost)} packs that snapshots need are missing in {location}, pack {short_id(lost[0])} for one",
-                hint="run 'backupforge check' to see what is lost, and 'backupforge repair' before anything is deleted",
+                hint=_LOST_HINT,
             )
 
     def _find_out_whether_deleting_is_allowed(self) -> None:
@@ -439,6 +445,10 @@ class _Prune:
 
 
 _DENIED_HINT: Final = "run prune where deleting is allowed: this store, or its permissions, only let data be added"
+_LOST_HINT: Final = (
+    "'backupforge check' shows what is lost; back up the same files again, which stores it again, or let go of it with "
+    "'backupforge repair snapshots --forget'"
+)
 _GRACE_HINT: Final = "with --grace 0 packs are deleted one by one, which needs next to no room"
 _FULL_HINT: Final = "remove a snapshot with 'backupforge forget', which needs no room, or free a few KiB on the volume"
 

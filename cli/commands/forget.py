@@ -16,7 +16,7 @@ from cli.commands.prune import prune_options
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
 from cli.options import command, filter_options
 from cli.output import Output
-from cli.pruning import result_fields, show_result
+from cli.pruning import plan_fields, result_fields, show_plan, show_result
 from cli.render import local_time, short, shown, table
 from cli.values import snapshot_filter, split_tags
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bfrepo.data.selection import SnapshotFilter
     from bfrepo.data.snapshot import Snapshot
     from bfrepo.operations.forget import ForgetGroup, ForgetOptions, ForgetPlan
-    from bfrepo.operations.prune import PruneOptions, PruneResult
+    from bfrepo.operations.prune import PruneOptions, PrunePlan, PruneResult
     from bfrepo.repository.repository import Repository
 
 _COUNTS: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -106,9 +106,14 @@ def run(app: App, /, snapshots: Sequence[str], **flags: Any) -> int:
                 removed = _remove_named(app, repository, work, snapshots, chosen, dry_run=flags["dry_run"])
             else:
                 removed = _remove_by_rules(app, repository, work, options, chosen, dry_run=flags["dry_run"])
-        result = _prune(app, repository, pruning) if pruning is not None and removed is not None else None
+        result = plan = None
+        if pruning is not None and removed is not None:
+            if flags["dry_run"]:
+                plan = _plan_prune(app, repository, pruning, removed)
+            else:
+                result = _prune(app, repository, pruning)
     _say_what_now(app.output, removed=bool(removed), pruned=flags["prune"], dry_run=flags["dry_run"])
-    app.output.line("summary", _summary_fields(removed or [], result, dry_run=flags["dry_run"]))
+    app.output.line("summary", _summary_fields(removed or [], result, plan, dry_run=flags["dry_run"]))
     return INCOMPLETE if result is not None and result.problems else DONE
 
 
@@ -137,7 +142,7 @@ def _pruning(flags: Mapping[str, Any]) -> PruneOptions | None:
     given = [name for name in _PRUNE_OPTIONS if flags[name] is not None]
     if given and not flags["prune"]:
         raise UsageError(f"--{given[0].replace('_', '-')} is for pruning", hint="add --prune")
-    if not flags["prune"] or flags["dry_run"]:
+    if not flags["prune"]:
         return None
     return prune_options(
         flags["max_unused"] or "5%",
@@ -195,6 +200,16 @@ def _prune(app: App, repository: Repository, options: PruneOptions) -> PruneResu
     return result
 
 
+def _plan_prune(app: App, repository: Repository, options: PruneOptions, forgotten: Sequence[bytes]) -> PrunePlan:
+    """What the prune would do, shown."""
+    from bfrepo.operations.prune import plan_prune
+
+    with app.working(unit="trees") as work:
+        plan = plan_prune(repository, options, work.display, work.cancelled, forgotten=forgotten)
+    show_plan(app.output, plan, options.grace)
+    return plan
+
+
 def _show(output: Output, plan: ForgetPlan, *, dry_run: bool) -> None:
     """The plan, before anything is removed; with --quiet only if it is all that was asked for."""
     for group in plan.groups:
@@ -245,10 +260,13 @@ def _group_fields(each: ForgetGroup) -> dict[str, Any]:
     }
 
 
-def _summary_fields(removed: Sequence[bytes], result: PruneResult | None, *, dry_run: bool) -> dict[str, Any]:
+def _summary_fields(
+    removed: Sequence[bytes], result: PruneResult | None, plan: PrunePlan | None, *, dry_run: bool
+) -> dict[str, Any]:
     return {
         "removed": [identifier.hex() for identifier in removed],
         **({"prune": result_fields(result)} if result is not None else {}),
+        **({"prune": {"plan": plan_fields(plan)}} if plan is not None else {}),
         "dry_run": dry_run,
     }
 

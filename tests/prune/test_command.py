@@ -11,17 +11,22 @@ from tests.support.command import Command, failure, without_encryption
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """A repository of two snapshots of which the first was forgotten."""
+def two(tmp_path: Path) -> Command:
+    """A repository of two snapshots, with another content of 3 and then 1 MB in one file."""
     command = without_encryption(tmp_path)
     source = tmp_path / "source"
     source.mkdir()
-    (source / "old").write_bytes(incompressible(1, 3_000_000))
-    first = command("backup", source, "--json").summary["snapshot_id"]
-    (source / "old").write_bytes(incompressible(2, 1_000_000))
-    command("backup", source)
-    command("forget", first)
+    for seed, size in ((1, 3_000_000), (2, 1_000_000)):
+        (source / "old").write_bytes(incompressible(seed, size))
+        command("backup", source)
     return command
+
+
+@pytest.fixture
+def command(two: Command) -> Command:
+    """That repository, of which the first snapshot was forgotten."""
+    two("forget", "--keep-last", "1")
+    return two
 
 
 def test_dry_run(command: Command) -> None:
@@ -36,6 +41,21 @@ def test_dry_run(command: Command) -> None:
     assert document["delete"]["size"] > 3_000_000
     assert document["delete"]["count"] == len(document["delete"]["packs"])
     assert command.objects("packs") + command.objects("index") == before
+
+
+def test_dry_run_of_forget_and_prune(two: Command) -> None:
+    """A dry run of forget with --prune shows the plan of the prune as it would be after that."""
+    everything = [path for kind in ("snapshots", "packs", "index") for path in two.objects(kind)]
+    forget = ("forget", "--keep-last", "1", "--prune", "--grace", "0", "--dry-run")
+    assert "not needed             2.86 MiB" in two(*forget).out
+    planned = two(*forget, "--json").summary["prune"]["plan"]
+    assert [path for kind in ("snapshots", "packs", "index") for path in two.objects(kind)] == everything
+
+    two("forget", "--keep-last", "1")
+    document = two("prune", "--grace", "0", "--dry-run", "--json").document
+
+    assert planned["delete"]["size"] > 3_000_000
+    assert planned == {name: value for name, value in document.items() if name in planned}
 
 
 def test_prune(command: Command) -> None:

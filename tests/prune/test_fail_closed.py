@@ -149,6 +149,22 @@ def test_a_pack_that_is_gone(disk: MemoryBackend) -> None:
     assert lost.hex()[:8] in refuses(disk, disk, CannotPrune)
 
 
+def test_ways_out_where_a_pack_is_gone(disk: MemoryBackend) -> None:
+    """The refusal names two ways to get on; a backup of the same files is one of them."""
+    garbage = plan_of(disk).delete
+    packs = [pack for pack in reopen(disk).index.table.packs() if pack.id not in garbage and pack.kind is BlobKind.DATA]
+    disk.delete(ObjectKind.PACK, packs[-1].id.hex())
+    with pytest.raises(CannotPrune) as caught:
+        plan_of(disk)
+    hint = str(caught.value.hint)
+    assert "back up the same files again" in hint
+    assert "repair snapshots --forget" in hint
+
+    run_backup(reopen(disk), {"data/one": incompressible(2, 50_000), "data/two": incompressible(3, 50_000)})
+    run_prune(disk)
+    assert len(restored_snapshots(reopen(disk))) == 3
+
+
 def newer(name: str) -> Callable[[MemoryBackend], None]:
     """Something of a later version appears."""
 
