@@ -138,7 +138,7 @@ def test_flags_are_kept(small: SmallRepository, quarantine: Path) -> None:
 
 
 def test_the_doom_of_a_pack_that_is_there_is_not_moved(small: SmallRepository, quarantine: Path) -> None:
-    """INV-8: who lists while objects are replaced may see neither; a doom must not be missed while its pack is there."""
+    """INV-8: who lists while objects are replaced may see neither; no doom may be missed while its pack is there."""
     backend = small.copy()
     wrong, doomed = small.packs(BlobKind.DATA)[:2]
     rewrite_index(small, backend, wrong, lambda entry: msgspec.structs.replace(entry, size=entry.size + 1))
