@@ -1,6 +1,45 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from tests.support.buckets import BUCKET, KEY, SECRET, key_variables
 
 # The conformance suite is imported by the tests of each backend; without this its asserts would not show their values.
 pytest.register_assert_rewrite("tests.storage.conformance")
+
+
+@pytest.fixture
+def s3_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keys for buckets in the environment, and nothing of AWS's own settings on this machine."""
+    for name, value in key_variables(tmp_path).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """moto's server, with a bucket. No slash at the end."""
+    from tests.support import moto_server
+
+    with moto_server.serve() as server:
+        server.client().create_bucket(Bucket=BUCKET)
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def rclone_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What rclone's server serves: folders are buckets."""
+    root = tmp_path_factory.mktemp("rclone")
+    (root / BUCKET).mkdir()
+    return root
+
+
+@pytest.fixture(scope="session")
+def rclone_url(rclone_root: Path) -> Iterator[str]:
+    """rclone's server, with a bucket. No slash at the end."""
+    from tests.support import rclone
+
+    with rclone.serve("s3", rclone_root, environment={"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}) as server:
+        yield server.url.rstrip("/")

@@ -1,49 +1,24 @@
-"""S3, against two servers that have nothing in common: the conformance suite, and what is special about S3."""
+"""The conformance suite for S3, against two servers that have nothing in common."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache, partial
-from itertools import count
-from pathlib import Path
-from typing import Any, Final
+from contextlib import closing
+from functools import partial
 
 import pytest
 
 from bfrepo.core.errors import StorageError, StorageObjectExists
 from bfrepo.storage import s3
 from bfrepo.storage.base import Backend
-from bfrepo.storage.location import S3Location
 from bfrepo.storage.options import S3Options
 from bfrepo.storage.retry import RetryingBackend, RetryPolicy
 from bfrepo.storage.s3 import S3Backend
-from bfrepo.storage.s3_client import make_client
-from tests.storage.conformance import CONFIG, BackendConformance, Place, run_at_once
-from tests.support import moto_server, rclone
-from tests.support.moto_server import Moto
+from tests.storage.conformance import CONFIG, PACK, BackendConformance, Place, run_at_once, stored
+from tests.support import moto_server
+from tests.support.buckets import BUCKET, PLAIN, client_for, new_location, put
 
-KEY: Final = "AKIAEXAMPLEOFTESTS"
-SECRET: Final = "this/is+the/secret+key/of/tests"
-BUCKET: Final = "bucket"
-PLAIN: Final = S3Options()
-
-numbers = count()
-
-
-@cache
-def _client_for(location: S3Location, options: S3Options) -> Any:
-    return make_client(location, options)
-
-
-def client_for(location: S3Location, options: S3Options = PLAIN) -> Any:
-    """The one client for a bucket: to make one takes botocore as long as a test takes here."""
-    return _client_for(replace(location, prefix=""), options)
-
-
-def new_location(url: str) -> S3Location:
-    """A place in the bucket that nobody has used."""
-    return S3Location(url, BUCKET, f"tests/{next(numbers)}")
+pytestmark = pytest.mark.usefixtures("s3_keys")
 
 
 def patient(backend: Backend) -> Backend:
@@ -52,43 +27,9 @@ def patient(backend: Backend) -> Backend:
 
 
 def new_place(url: str) -> Place:
-    """The same for the conformance suite."""
+    """An empty place in the bucket."""
     location = new_location(url)
-
-    def plant(path: str, data: bytes) -> None:
-        client_for(location).put_object(Bucket=BUCKET, Key=f"{location.prefix}/{path}", Body=data)
-
-    return Place(open=lambda: S3Backend(location, PLAIN), plant=plant)
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keys in the environment, and nothing of AWS's own settings on this machine."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(tmp_path / "aws-config"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "aws-credentials"),
-    }.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[Moto]:
-    """moto's server, with a bucket."""
-    with moto_server.serve() as server:
-        server.client().create_bucket(Bucket=BUCKET)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def rclone_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """rclone's server, with a bucket, without a slash at the end of its URL."""
-    root = tmp_path_factory.mktemp("rclone")
-    (root / BUCKET).mkdir()
-    with rclone.serve("s3", root, environment={"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}) as server:
-        yield server.url.rstrip("/")
+    return Place(open=lambda: S3Backend(location, PLAIN), plant=partial(put, location))
 
 
 @pytest.fixture
@@ -110,8 +51,23 @@ class S3Conformance(BackendConformance):
 @pytest.mark.usefixtures("one_client")
 class TestMoto(S3Conformance):
     @pytest.fixture
-    def place(self, moto: Moto) -> Place:
-        return new_place(moto.url)
+    def place(self, moto_url: str) -> Place:
+        return new_place(moto_url)
+
+    @pytest.fixture
+    def denied(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+        """A server of its own, because one that was told to ask for keys does so for ever."""
+        with moto_server.serve() as moto:
+            moto.client().create_bucket(Bucket=BUCKET)
+            location = new_location(moto.url)
+            key, secret = moto.user({"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": "*"})
+            with closing(S3Backend(location, PLAIN)) as backend:
+                stored(backend, PACK, b"kept")
+            moto.enforce()
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+            with closing(S3Backend(location, S3Options(connections=1))) as backend:  # no client is made for that yet
+                yield backend
 
     @pytest.mark.slow
     def test_large_upload(self, backend: Backend) -> None:

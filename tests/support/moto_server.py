@@ -5,6 +5,7 @@ It checks no keys unless told to: with `enforce` it asks for those of users that
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -12,9 +13,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 _TIME_LIMIT_S: Final = 30.0
+
+_numbers = count()
 
 _PROGRAM: Final = """
 import sys
@@ -33,13 +37,25 @@ class Moto:
 
     url: str
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self._post("/moto-api/reset")
+    def enforce(self) -> None:
+        """From now on keys have to be those of a user, and their policies count."""
+        self._post("/moto-api/reset-auth", b"0", content="text/plain")
 
-    def enforce(self, after: int) -> None:
-        """From the request after so many on, keys have to be those of a user, whose policies count."""
-        self._post("/moto-api/reset-auth", str(after).encode())
+    def user(self, *statements: object) -> tuple[str, str]:
+        """The keys of a new user to whom a policy of these statements applies."""
+        iam = self.client("iam")
+        name = f"user-{next(_numbers)}"
+        iam.create_user(UserName=name)
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        iam.put_user_policy(UserName=name, PolicyName="policy", PolicyDocument=policy)
+        keys = iam.create_access_key(UserName=name)["AccessKey"]
+        return keys["AccessKeyId"], keys["SecretAccessKey"]
+
+    def restores_take(self, *, looks: int) -> None:
+        """What was asked for is back from the archive when it was looked at so often."""
+        transition = {"progression": "manual", "times": looks}
+        body = json.dumps({"model_name": "s3::keyrestore", "transition": transition})
+        self._post("/moto-api/state-manager/set-transition", body.encode(), content="application/json")
 
     def client(self, service: str = "s3", *, key: str = "anybody", secret: str = "anything") -> Any:
         """A client of botocore for whatever a test has to arrange."""
@@ -53,8 +69,9 @@ class Moto:
             aws_secret_access_key=secret,
         )
 
-    def _post(self, path: str, data: bytes = b"") -> None:
-        with urllib.request.urlopen(self.url + path, data=data, timeout=_TIME_LIMIT_S) as answer:
+    def _post(self, path: str, data: bytes, *, content: str) -> None:
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": content})
+        with urllib.request.urlopen(request, timeout=_TIME_LIMIT_S) as answer:
             answer.read()
 
 
