@@ -23,7 +23,7 @@ class Mounts:
 
     @property
     def before(self) -> tuple[str, ...]:
-        """In front of a command: it sees the mounts."""
+        """In front of a command: it sees the mounts, and works in the root directory."""
         return ("nsenter", f"--mount=/proc/{self.pid}/ns/mnt", "--")
 
     def seen(self, path: Path) -> Path:
