@@ -39,7 +39,7 @@ def tell_waiting(output: Output, packs: ArchivedPacks) -> None:
         return
     if output.streaming:
         output.line("archived", archived_fields(packs))
-    asked = f", {_packs(len(packs.warming))} of them asked for already" if packs.warming else ""
+    asked = f", {format_count(len(packs.warming))} asked for already" if packs.warming else ""
     output.remark(
         f"{_in_archive(packs)}{asked}: asking for them and waiting, which may take hours. "
         "Stop it if you like, and run it again later: it goes on from there."
@@ -69,10 +69,10 @@ def archived_fields(packs: ArchivedPacks) -> dict[str, int]:
 def _in_archive(packs: ArchivedPacks) -> str:
     verb = "is" if packs.count == 1 else "are"
     return (
-        f"{format_count(packs.count)} of the {_packs(packs.needed)} needed ({format_size(packs.size)} of "
+        f"{format_count(packs.count)} of {_packs(packs.needed)} ({format_size(packs.size)} of "
         f"{format_size(packs.needed_size)}) {verb} archived"
     )
 
 
 def _packs(count: int) -> str:
-    return f"{format_count(count)} pack{'' if count == 1 else 's'}"
+    return f"{format_count(count)} pack{'' if count == 1 else 's'} needed"
