@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import BackupForgeError, DamagedObject, Interrupted, MissingBlob
 from bfrepo.core.protocols import BlobLoader, Buffer
 from bfrepo.data.node import Node
@@ -71,7 +70,7 @@ class _Forest:
             self._enqueue(root)
 
     def read(self, cancelled: Callable[[], bool]) -> Iterator[Tree]:
-        workers = native_threads()
+        workers = self._loader.readers
         running: dict[Future[_FrameTrees], int] = {}
         with ThreadPoolExecutor(workers, thread_name_prefix="trees") as pool:
             try:

@@ -8,12 +8,11 @@ the size of files.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
-from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import DamagedBlob, DamagedObject, Interrupted
 from bfrepo.core.ids import ID_SIZE
 from bfrepo.core.protocols import BlobLoader
@@ -95,12 +94,12 @@ def write_entries(
     """
     plan = _Planner(loader, writer.wants_content).batches(entries)
     under_way: deque[_Batch] = deque()
-    with ThreadPoolExecutor(native_threads(), thread_name_prefix="dump") as pool:
+    with ThreadPoolExecutor(loader.readers, thread_name_prefix="dump") as pool:
         try:
             while True:
                 while len(under_way) <= _AHEAD and (batch := next(plan, None)) is not None:
-                    for frame, blob_ids in batch.needed.items():
-                        batch.frames[frame] = pool.submit(_read, loader, frame, blob_ids)
+                    for run in loader.runs(batch.needed):
+                        batch.frames.update(dict.fromkeys(run, pool.submit(_read, loader, run, batch.needed)))
                     under_way.append(batch)
                 if not under_way:
                     return
@@ -117,10 +116,14 @@ def needed_frames(loader: BlobLoader, entries: Iterable[Entry]) -> Iterator[Iter
         yield batch.needed.keys()
 
 
-def _read(loader: BlobLoader, frame: int, blob_ids: Sequence[bytes]) -> dict[bytes, bytes | DamagedObject]:
+def _read(
+    loader: BlobLoader, run: Sequence[int], needed: Mapping[int, Sequence[bytes]]
+) -> dict[bytes, bytes | DamagedObject]:
+    loader.read_ahead(run)
     return {
         blob_id: data if isinstance(data, DamagedObject) else bytes(data)
-        for blob_id, data in loader.read_frame(frame, blob_ids)
+        for frame in run
+        for blob_id, data in loader.read_frame(frame, needed[frame])
     }
 
 

@@ -16,7 +16,11 @@ the directory of a pack of large chunks fits, one of small files takes a second 
 
 def read_cipher(backend: Backend, name: str, pack_key: bytes | None, repository_id: bytes) -> PackCipher:
     """What opens the frames of a pack: one small read."""
-    head = backend.read(ObjectKind.PACK, name, 0, HEAD_SIZE)
+    return make_cipher(backend.read(ObjectKind.PACK, name, 0, HEAD_SIZE), name, pack_key, repository_id)
+
+
+def make_cipher(head: bytes, name: str, pack_key: bytes | None, repository_id: bytes) -> PackCipher:
+    """What opens the frames of a pack that begins with `head`. Raises DamagedObject or UnsupportedFormat."""
     return PackCipher(pack_key, parse_head(head, pack=name[:8], encrypted=pack_key is not None), repository_id)
 
 

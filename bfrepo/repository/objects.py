@@ -14,7 +14,7 @@ from typing import Final
 
 import zstandard
 
-from bfrepo.core.errors import BackupForgeError, DamagedObject, UnsupportedFormat
+from bfrepo.core.errors import BackupForgeError, DamagedObject, Interrupted, UnsupportedFormat
 from bfrepo.crypto.hashing import object_name
 from bfrepo.crypto.seal import Sealer, associated_data, seal, unseal
 from bfrepo.pack.format import expand_bounded
@@ -85,6 +85,8 @@ class ObjectStore:
     def _try_load(self, kind: ObjectKind, name: str) -> bytes | BackupForgeError:
         try:
             return self.load(kind, name)
+        except Interrupted:
+            raise  # this says nothing about the object
         except BackupForgeError as error:
             return error
 

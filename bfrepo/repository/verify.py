@@ -1,7 +1,8 @@
 """Reading stored objects from end to end, to prove that they are what was written.
 
-A pack is read once, in pieces of about 2 MiB, in order, so that the hash of the whole goes along. Its own directory,
-read first from its end, says where frames begin; every frame is opened and expanded and every blob in it hashed.
+A pack is read once, in pieces of about 2 MiB (8 MiB where each takes a request), in order, so that the hash of the
+whole goes along. Its own directory, read first from its end, says where frames begin; every frame is opened and
+expanded and every blob in it hashed.
 Several threads share the work: each takes a pack of its own while there are any, then helps with the packs of the
 others, so a last large pack does not keep one thread busy alone. A thread holds the lock of a pack only while it reads
 and hashes one piece.
@@ -32,10 +33,12 @@ from bfrepo.index.table import FramePlace
 from bfrepo.pack.format import HEAD_SIZE, PackCipher, PackDirectory
 from bfrepo.pack.reader import read_directory
 from bfrepo.repository.loader import open_frame
+from bfrepo.storage.abilities import is_far
 from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind
 from bfrepo.storage.layout import describe
 
 _PIECE: Final = 2 * MIB
+_FAR_PIECE: Final = 8 * MIB
 _BATCH: Final = 256
 
 
@@ -66,6 +69,11 @@ def fingerprint(size: int, directory: Buffer) -> str:
     return object_name(b"%d\n%s" % (size, directory))
 
 
+def _piece_size(backend: Backend) -> int:
+    """Bytes that are read at once."""
+    return _FAR_PIECE if is_far(backend) else _PIECE
+
+
 class PackReading:
     """Threads that read packs and prove all that is in them. They run from entering its context to leaving it."""
 
@@ -79,7 +87,9 @@ class PackReading:
         *,
         workers: int,
     ) -> None:
-        """`packs` are sizes in bytes by ID. `progress` has its bytes counted."""
+        """`packs` are sizes in bytes by ID. `progress` has its bytes counted. A far storage gets more workers."""
+        if is_far(backend):
+            workers = max(workers, backend.connections)
         self._secrets = secrets
         self._progress = progress
         self._cancelled = cancelled
@@ -195,7 +205,7 @@ class _PackStream:
     """One pack, read from front to back. Any thread may take the next piece. What is large goes when all is read."""
 
     __slots__ = (
-        "_backend", "_blob", "_frame", "_hash", "_lock", "_opened", "_position", "_secrets", "_size",
+        "_backend", "_blob", "_frame", "_hash", "_lock", "_opened", "_piece", "_position", "_secrets", "_size",
         "fingerprint", "intact", "pack", "problem",
     )  # fmt: skip
 
@@ -207,6 +217,7 @@ class _PackStream:
         self._backend = backend
         self._secrets = secrets
         self._size = size
+        self._piece = _piece_size(backend)
         self._lock = threading.Lock()
         self._hash: blake3 | None = None
         self._opened: _Opened | None = None
@@ -289,12 +300,12 @@ class _PackStream:
         """Whole frames up to the size of a piece, at least one; where there are none, simply bytes."""
         first = self._frame
         if self._opened is None or first == len(self._opened.directory.stored_sizes):
-            return _Piece(min(_PIECE, self.remaining))
+            return _Piece(min(self._piece, self.remaining))
         directory = self._opened.directory
         skip = HEAD_SIZE if self._position == 0 else 0
         size, end = skip + directory.stored_sizes[first], first + 1
         for stored in islice(directory.stored_sizes, end, None):
-            if size + stored > _PIECE:
+            if size + stored > self._piece:
                 break
             size += stored
             end += 1
@@ -380,5 +391,5 @@ class ObjectHasher:
     def _buffer(self) -> memoryview:
         view: memoryview | None = getattr(self._local, "view", None)
         if view is None:
-            view = self._local.view = memoryview(bytearray(_PIECE))
+            view = self._local.view = memoryview(bytearray(_piece_size(self._backend)))
         return view

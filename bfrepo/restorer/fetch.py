@@ -56,7 +56,7 @@ class Fetcher:
         Every second thread begins at the end. The system lets one thread at a time write to a file, or make a file in a
         directory: side by side in neighbouring frames they would wait for each other.
         """
-        left = deque(sorted(frames))
+        left = deque(self._loader.runs(sorted(frames)))
         return [self._pool.submit(self._fetch, left, frames, sink) for _ in range(len(left))]
 
     def finish(self, work: list[Future[None]]) -> None:
@@ -66,13 +66,18 @@ class Fetcher:
         if self._failure is not None:
             raise self._failure
 
-    def _fetch(self, left: deque[int], frames: Mapping[int, Sequence[Segment]], sink: Sink) -> None:
+    def _fetch(self, left: deque[list[int]], frames: Mapping[int, Sequence[Segment]], sink: Sink) -> None:
         if self._stopped.is_set():
             return
         number, hands = self._free.pop()
         try:
-            frame = left.popleft() if number % 2 == 0 else left.pop()
-            self._deliver(hands, frame, frames[frame], sink)
+            run = left.popleft() if number % 2 == 0 else left.pop()
+            self._check()
+            self._loader.read_ahead(run)
+            for frame in run:
+                if self._stopped.is_set():
+                    return
+                self._deliver(hands, frame, frames[frame], sink)
         except BaseException as error:
             with self._lock:
                 self._failure = self._failure or error
@@ -84,8 +89,7 @@ class Fetcher:
         uses: dict[bytes, list[Segment]] = {}
         for segment in segments:
             uses.setdefault(segment[0], []).append(segment)
-        if self._cancelled():
-            raise Interrupted("the restore was interrupted")
+        self._check()
         take = sink.take
         for blob_id, data in self._loader.read_frame(frame, list(uses)):
             for _, item, offset in uses[blob_id]:
@@ -93,3 +97,7 @@ class Fetcher:
             if self._stopped.is_set():
                 return
         sink.flush(hands)
+
+    def _check(self) -> None:
+        if self._cancelled():
+            raise Interrupted("the restore was interrupted")

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import DamagedObject, TargetError
 from bfrepo.core.ids import ID_SIZE
 from bfrepo.core.protocols import BlobLoader
@@ -60,7 +59,8 @@ class RestoreOptions:
     mtime is another one, `if-newer` touches only what is older than in the snapshot, `never` nothing. Only blocks that
     differ are written. `delete` removes from restored directories what is selected and not in the snapshot. `verify`
     reads back and compares again. `sparse` leaves holes where the snapshot has holes or zeros. `numeric_ids` takes
-    owners by number even where their names exist here. `threads` write at the same time.
+    owners by number even where their names exist here. `threads` read and write at the same time: None for
+    as many as the storage and this machine are worth.
     """
 
     target: bytes
@@ -72,7 +72,7 @@ class RestoreOptions:
     xattrs: bool = True
     numeric_ids: bool = False
     selection: Selection = select_all
-    threads: int = field(default_factory=native_threads)
+    threads: int | None = None
 
 
 _Content: TypeAlias = tuple[bool, Iterator[tuple[int, Segment]]]

@@ -126,7 +126,7 @@ class _Restore:
                     preview.tell(window)
                     self._on_frames(window.frames.keys() | window.checks.keys())
                 return
-            hands = [self._writer.hands(self._root_fd) for _ in range(max(self._options.threads, 1))]
+            hands = [self._writer.hands(self._root_fd) for _ in range(self._options.threads or self._loader.readers)]
             with Fetcher(self._loader, hands, self._cancelled) as fetcher:
                 try:
                     self._execute(planner, fetcher, root, nodes)

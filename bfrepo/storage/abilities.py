@@ -14,6 +14,8 @@ from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.spool import Spool
 
 _PIECE: Final = MIB
+_A_DISK_LIKES: Final = 2
+"""Calls at once: one waits for the disk while the other copies."""
 
 
 @runtime_checkable
@@ -49,6 +51,11 @@ class SpoolSender(Protocol):
 
     def send(self, kind: ObjectKind, name: str, spool: Spool, *, cold: bool) -> None:
         """As an upload of what is in `spool`, which stays as it is. Any kind but CONFIG. Raises what `save` raises."""
+
+
+def is_far(backend: Backend) -> bool:
+    """Whether a call takes long enough that it is worth saving, or making beside others: it likes more than a disk."""
+    return backend.connections > _A_DISK_LIKES
 
 
 def delete_limit(backend: Backend) -> int:

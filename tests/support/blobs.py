@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
 from itertools import accumulate
 
+from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import DamagedBlob, DamagedObject, MissingBlob
 from bfrepo.core.ids import BlobKind, short_id
 from bfrepo.core.protocols import BlobPlace, Buffer
@@ -92,6 +93,19 @@ class MemoryBlobs:
                 continue
             views.append(plain[place.offset : place.offset + place.size])
             yield blob_id, views[-1]
+
+    @property
+    def readers(self) -> int:
+        """See BlobLoader."""
+        return native_threads()
+
+    def runs(self, frames: Iterable[int]) -> list[list[int]]:
+        """See BlobLoader. Two at a time, so that everybody who reads is tested with more than one."""
+        numbers = list(frames)
+        return [numbers[start : start + 2] for start in range(0, len(numbers), 2)]
+
+    def read_ahead(self, run: Sequence[int]) -> None:
+        """See BlobLoader."""
 
     def _append(self, kind: BlobKind, blob_id: bytes, data: Buffer) -> None:
         frame = self._open[kind]
