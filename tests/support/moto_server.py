@@ -52,7 +52,11 @@ class Moto:
         return keys["AccessKeyId"], keys["SecretAccessKey"]
 
     def restores_take(self, *, looks: int) -> None:
-        """What was asked for is back from the archive when it was looked at so often."""
+        """What is asked for comes back from the archive when it was looked at so often.
+
+        moto counts all looks at an object. It takes one that was looked at less often than this before it is asked for
+        as back at once, and any other as on its way until it was looked at as often again.
+        """
         transition = {"progression": "manual", "times": looks}
         body = json.dumps({"model_name": "s3::keyrestore", "transition": transition})
         self._post("/moto-api/state-manager/set-transition", body.encode(), content="application/json")
