@@ -83,7 +83,7 @@ class SnapshotOperations(pyfuse3.Operations):
         self._repository = repository
         self._options = options
         self._log = log
-        self._views = FrameCache(repository.loader, options.cache_size, threads=_connections(repository))
+        self._views = FrameCache(repository.loader, options.cache_size)
         self._files = SnapshotFiles(self._views, self._left_out, options.path_templates)
         self._bridge = Bridge()
         self._awake = Awake()
@@ -371,8 +371,3 @@ def _no_entry() -> pyfuse3.EntryAttributes:
     entry.st_ino = 0
     entry.entry_timeout = _FOREVER
     return entry
-
-
-def _connections(repository: Repository) -> int:
-    """Frames that are worth opening ahead at the same time: as many as the storage gives at once."""
-    return max(2, min(repository.backend.connections, 8))

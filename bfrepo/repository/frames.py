@@ -11,11 +11,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final
+from queue import SimpleQueue
+from typing import Final, TypeAlias
 
-from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import BackupForgeError, DamagedObject
 from bfrepo.core.ids import BlobKind
 from bfrepo.core.protocols import BlobPlace
@@ -55,6 +55,10 @@ class _Known:
         self.ahead = 0
 
 
+_Order: TypeAlias = tuple[_Known, int, int, bytes | None]
+"""A frame to open in advance, its bytes, and a blob in it to check as well."""
+
+
 class FrameCache:
     """Implements BlobViews over a loader. May be used from any number of threads; `close` it.
 
@@ -63,13 +67,19 @@ class FrameCache:
 
     def __init__(self, loader: Loader, limit: int, *, threads: int | None = None) -> None:
         self._limit = limit
+        self._closed = False
         self._known = _Known(loader)
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(threads or native_threads(), thread_name_prefix="frames")
+        self._orders: SimpleQueue[_Order | None] = SimpleQueue()
+        self._threads = threads or loader.readers
+        for number in range(self._threads):  # nobody waits for them in the end: a storage may hang
+            threading.Thread(target=self._fetch_all, name=f"frames-{number}", daemon=True).start()
 
     def close(self) -> None:
-        """Stop reading ahead. Idempotent."""
-        self._pool.shutdown(cancel_futures=True)
+        """Begin no more frames in advance; those that are begun end by themselves. Idempotent."""
+        self._closed = True
+        for _ in range(self._threads):
+            self._orders.put(None)
 
     def follow(self, loader: Loader) -> None:
         """Read by another loader from now on, whose index numbers frames in its own way."""
@@ -88,6 +98,19 @@ class FrameCache:
     def read_frame(self, frame: int, blob_ids: Sequence[bytes]) -> Iterator[tuple[bytes, memoryview | DamagedObject]]:
         """See BlobLoader. Passes the cache by."""
         return self._known.loader.read_frame(frame, blob_ids)
+
+    @property
+    def readers(self) -> int:
+        """See BlobLoader."""
+        return self._known.loader.readers
+
+    def runs(self, frames: Iterable[int]) -> list[list[int]]:
+        """See BlobLoader."""
+        return self._known.loader.runs(frames)
+
+    def read_ahead(self, run: Sequence[int]) -> None:
+        """See BlobLoader."""
+        self._known.loader.read_ahead(run)
 
     def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
         """See BlobSizes."""
@@ -158,18 +181,21 @@ class FrameCache:
                 return
             known.ahead += size
             known.waiting.add(number)
-        with suppress(RuntimeError):  # closed meanwhile
-            self._pool.submit(self._fetch, known, number, size, blob_id)
+        self._orders.put((known, number, size, blob_id))
 
-    def _fetch(self, known: _Known, number: int, size: int, blob_id: bytes | None) -> None:
-        """Runs in a thread of the pool. What fails here fails again for whoever asks for it, who is told."""
-        with self._lock:
-            known.ahead -= size
-            known.waiting.discard(number)
-        with suppress(BackupForgeError):
-            frame = self._load(known, number)
-            if blob_id is not None:
-                self._checked(known, frame, blob_id, known.loader.table.place(blob_id))
+    def _fetch_all(self) -> None:
+        """Runs in threads of its own. What fails here fails again for whoever asks for it, who is told."""
+        while (order := self._orders.get()) is not None:
+            known, number, size, blob_id = order
+            with self._lock:
+                known.ahead -= size
+                known.waiting.discard(number)
+            if self._closed or known is not self._known:
+                continue
+            with suppress(Exception):
+                frame = self._load(known, number)
+                if blob_id is not None:
+                    self._checked(known, frame, blob_id, known.loader.table.place(blob_id))
 
     def _load(self, known: _Known, number: int) -> _Frame:
         mine = Future[_Frame]()

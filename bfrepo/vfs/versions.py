@@ -145,7 +145,8 @@ def _as_directory(node: Node) -> Node:
     """The directory that stands for a path: as it was if it was one, else readable wherever its file was."""
     if node.type == "dir":
         return msgspec.structs.replace(node, subtree=b"")
-    mode = 0o111 * bool(node.mode & 0o444) | node.mode & 0o444 | 0o500
+    readable = node.mode & 0o444
+    mode = readable | readable >> 2 | 0o500
     return Node(
         name=node.name, type="dir", mode=mode, uid=node.uid, gid=node.gid, user=node.user, group=node.group,
         mtime_ns=node.mtime_ns, ctime_ns=node.ctime_ns, links=2,
