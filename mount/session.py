@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import pyfuse3
+import trio
 
 from bfrepo.core.units import KIB, MIB
 from mount.mountpoint import FSTYPE, MountError, find_mount
@@ -51,7 +52,6 @@ def mounted(operations: pyfuse3.Operations, place: bytes, *, allow_other: bool) 
             said.seek(0)
             raise _mount_error(place, os.fsdecode(said.read()), error) from error
     try:
-        _read_further_ahead(place)
         yield
     finally:
         pyfuse3.close()
@@ -60,6 +60,23 @@ def mounted(operations: pyfuse3.Operations, place: bytes, *, allow_other: bool) 
 async def serve() -> None:
     """Answer requests until somebody unmounts it, or the task is cancelled."""
     await pyfuse3.main()
+
+
+async def read_further_ahead(place: bytes) -> None:
+    """Have the kernel ask for more in advance, where we may: only root, and only where /sys can be written.
+
+    Without it large files are read somewhat slower. What is set before the kernel and we have greeted each other is
+    lost, so this waits for an answer.
+    """
+
+    def ask_and_set() -> None:
+        with suppress(OSError):
+            os.statvfs(place)
+            found = find_mount(place)
+            if found is not None:
+                Path(f"/sys/class/bdi/{found.device}/read_ahead_kb").write_text(str(READ_AHEAD // KIB))
+
+    await trio.to_thread.run_sync(ask_and_set, abandon_on_cancel=True)
 
 
 def _options(*, allow_other: bool) -> set[str]:
@@ -89,11 +106,3 @@ def _errors_into(fd: int) -> Iterator[None]:
     finally:
         os.dup2(before, 2)
         os.close(before)
-
-
-def _read_further_ahead(place: bytes) -> None:
-    """Only root may, and only where /sys can be written; without it the mount is slower with large files."""
-    found = find_mount(place)
-    if found is not None:
-        with suppress(OSError):
-            Path(f"/sys/class/bdi/{found.device}/read_ahead_kb").write_text(str(READ_AHEAD // KIB))

@@ -116,6 +116,7 @@ def _check_packages() -> None:
 
 def _mount(app: App, place: bytes, options: MountOptions, under_way: Callable[[], None]) -> None:
     from mount.main import run as run_mount
+    from mount.main import share_freed_memory
 
     def on_ready() -> None:
         app.output.line("mounted", path_fields(place, "mountpoint"))
@@ -123,5 +124,6 @@ def _mount(app: App, place: bytes, options: MountOptions, under_way: Callable[[]
         app.output.say(f"snapshots are below {shown(place)}; '{shown(end)}' ends that")
         under_way()
 
+    share_freed_memory()
     with app.open_repository() as repository:
         run_mount(repository, place, options, on_ready=on_ready, log=app.output.notice)
