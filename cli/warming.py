@@ -40,9 +40,10 @@ def tell_waiting(output: Output, packs: ArchivedPacks) -> None:
     if output.streaming:
         output.line("archived", archived_fields(packs))
     asked = f", {format_count(len(packs.warming))} asked for already" if packs.warming else ""
+    doing = "asking for what is not asked for yet, and waiting" if packs.cold else "waiting"
     output.remark(
-        f"{_in_archive(packs)}{asked}: asking for them and waiting, which may take hours. "
-        "Stop it if you like, and run it again later: it goes on from there."
+        f"{_in_archive(packs)}{asked}; {doing}. That may take hours: stop it if you like, "
+        "and run it again later, which goes on from there."
     )
 
 

@@ -158,9 +158,9 @@ class Warmer:
             if how.wait is not None:
                 pause = min(pause, how.wait.total_seconds() - waited)
             if pause <= 0:
+                still = "1 pack is" if len(left) == 1 else f"{len(left)} packs are"
                 raise StillArchived(
-                    f"{len(left)} packs ({format_size(sum(left.values()))}) are still in the archive of "
-                    f"{self._backend.location}",
+                    f"{still} still in the archive of {self._backend.location} ({format_size(sum(left.values()))})",
                     hint=_AGAIN,
                 )
             pausing.wait(pause, "the archive has not brought back all packs yet")
