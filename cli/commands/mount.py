@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="TEMPLATE",
     help="Where each snapshot is, in place of the usual directories; may be repeated. %T stands for its time, %h host, "
-    "%u user, %t tags, %i ID, %I full ID.",
+    "%u user, %t its tags, %l label, %i ID, %I all of it.",
 )
 @filter_options
 @pass_app
