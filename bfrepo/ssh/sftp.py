@@ -95,9 +95,9 @@ class SftpSession:
         self._answers.pop(number, None)
 
     def _begin(self) -> dict[str, bytes]:
-        self._transmit(_UINT32.pack(5) + bytes([_INIT]) + _UINT32.pack(_VERSION))
         extensions = {}
         try:
+            self._transmit(_UINT32.pack(5) + bytes([_INIT]) + _UINT32.pack(_VERSION))
             answer = Answer(self._next_packet())
             if answer.byte() != _VERSION_ANSWER or answer.uint32() < _VERSION:
                 self._fail_for_nonsense()
@@ -106,6 +106,10 @@ class SftpSession:
                 extensions[name] = bytes(answer.string())
         except SftpStatus:
             self._fail_for_nonsense()
+        except SshRefused:
+            raise
+        except SshError as error:
+            raise SshError(f"{error}, before SFTP began; its log may tell why") from error
         return extensions
 
     def _transmit(self, data: bytes) -> None:

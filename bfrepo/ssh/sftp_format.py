@@ -110,6 +110,11 @@ def make_directory(path: bytes, mode: int) -> Request:
     return Request(14, _string(path) + struct.pack(">II", _HAS_MODE, mode))
 
 
+def remove_directory(path: bytes) -> Request:
+    """Remove a directory. Fails if anything is in it."""
+    return Request(15, _string(path))
+
+
 def rename(old: bytes, new: bytes) -> Request:
     """Rename a file; an error if there is one of the new name."""
     return Request(18, _string(old) + _string(new))

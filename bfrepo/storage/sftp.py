@@ -92,6 +92,11 @@ class SftpBackend:
             except SftpStatus as status:
                 raise self._place.failure(line.session, "cannot make a repository", status) from status
 
+    def remove_place(self) -> None:
+        """See `PlaceRemover`. A root that was there before `create` stays."""
+        with self._connected("cannot remove directories"), self._pool.borrow() as line:
+            self._place.remove(line.session)
+
     def list(self, kind: ObjectKind) -> Iterator[ObjectInfo]:
         """See `Backend.list`."""
         directories = self._pack_directories() if kind is ObjectKind.PACK else [_directory(kind)]

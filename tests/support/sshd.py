@@ -64,10 +64,6 @@ class Sshd:
         """A backend for a place on the server."""
         return SftpBackend(self.location(path), options or self.options)
 
-    def connections(self) -> int:
-        """How many clients are connected."""
-        return len(_children(self.pid))
-
     def sessions(self) -> list[int]:
         """The processes that serve a connection, the children first."""
         return [pid for child in _children(self.pid) for pid in (*_children(child), child)]
