@@ -84,6 +84,12 @@ class App:
             retries=RetryPolicy(pausing=self._pausing, notify=self._tell),
         )
 
+    def open_bare_storage(self, location: str) -> Backend:
+        """The storage at one location as it is: nothing is tried again or limited."""
+        from bfrepo.storage.location import open_bare_backend, parse_location
+
+        return open_bare_backend(parse_location(location), options=self.settings.storage, clock=self.clock)
+
     @functools.cached_property
     def _limits(self) -> Limits:
         """One for all storages of this run, as the line is one."""

@@ -53,6 +53,14 @@ class SpoolSender(Protocol):
         """As an upload of what is in `spool`, which stays as it is. Any kind but CONFIG. Raises what `save` raises."""
 
 
+@runtime_checkable
+class PlaceRemover(Protocol):
+    """A backend whose `create` makes directories, and that can remove them again."""
+
+    def remove_place(self) -> None:
+        """Undo `create` as far as nothing is in what it made. What cannot be removed stays."""
+
+
 def is_far(backend: Backend) -> bool:
     """Whether a call takes long enough that it is worth saving, or making beside others: it likes more than a disk."""
     return backend.connections > _A_DISK_LIKES
@@ -100,3 +108,9 @@ def send_by_upload(backend: Backend, kind: ObjectKind, name: str, spool: Spool, 
         upload.commit(name)
     finally:
         upload.abort()
+
+
+def remove_place(backend: Backend) -> None:
+    """Undo `create` where that has left anything. What cannot be removed stays."""
+    if isinstance(backend, PlaceRemover):
+        backend.remove_place()

@@ -70,6 +70,7 @@ class LocalBackend:
         self._lock = threading.Lock()
         self._swept = False
         self._ready_directories: set[str] = set()
+        self._made: list[Path] = []
 
     @property
     def location(self) -> str:
@@ -79,7 +80,7 @@ class LocalBackend:
     def create(self) -> None:
         """See `Backend.create`. Makes missing parent directories too."""
         try:
-            made = _make_directories(self._root)
+            self._made = made = _make_directories(self._root)
             if not _is_empty_frame(self._root):
                 raise RepositoryExists(
                     f"{self.location} is not empty", hint="choose a new or empty directory for the repository"
@@ -173,6 +174,14 @@ class LocalBackend:
             # Also when it was gone: the deletion that took it away may have failed before this line.
             if os.path.isdir(os.path.dirname(path)):
                 sync_directory(os.path.dirname(path))
+
+    def remove_place(self) -> None:
+        """See `PlaceRemover`. A root that was there before `create` stays."""
+        packs = self._root / ObjectKind.PACK.value
+        inner = [packs / f"{number:02x}" for number in range(256)]
+        for directory in (*inner, *(self._root / name for name in _frame_directories()), *self._made):
+            with suppress(OSError):
+                directory.rmdir()
 
     def close(self) -> None:
         """See `Backend.close`."""

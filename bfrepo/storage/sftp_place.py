@@ -23,8 +23,10 @@ from bfrepo.ssh.sftp_format import (
     extended,
     make_directory,
     remove,
+    remove_directory,
     status_of,
 )
+from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.layout import DIRECTORY_KINDS
 from bfrepo.storage.location import SftpLocation
 from bfrepo.storage.sftp_listing import is_directory, read_directories
@@ -46,6 +48,7 @@ class SftpPlace:
         self.shown = location.shown
         path = location.path.removeprefix("~/") if location.path != "~" else "."
         self.root = os.fsencode(path) or b"."
+        self._made: list[bytes] = []
 
     def path(self, relative: str) -> bytes:
         """What lies below the root, with slashes; the root itself for the empty path."""
@@ -54,7 +57,7 @@ class SftpPlace:
     def create(self, session: SftpSession) -> None:
         """Make it, with its parents. Raises RepositoryExists if it is not empty, or no directory."""
         try:
-            made = _make_directories(session, self.root)
+            self._made = made = _make_directories(session, self.root)
         except NotADirectoryError as error:
             raise RepositoryExists(f"{self.shown} is not a directory", hint="choose another place") from error
         if not self._is_empty_frame(session):
@@ -65,6 +68,15 @@ class SftpPlace:
             _make_directories(session, self.path(name))
         for directory in (self.root, *(parent(path) for path in reversed(made))):
             sync_directory(session, directory)
+
+    def remove(self, session: SftpSession) -> None:
+        """Remove the directories that `create` made, and those of packs, as far as nothing is in them."""
+        packs = [self.path(f"{ObjectKind.PACK.value}/{number:02x}") for number in range(256)]
+        for directories in (packs, [self.path(name) for name in _FRAME], *([each] for each in self._made)):
+            with Batch(session) as batch:
+                for request in [batch.send(remove_directory(each)) for each in directories]:
+                    with suppress(SftpStatus):
+                        batch.done(request)
 
     def failure(self, session: SftpSession, subject: str, status: SftpStatus) -> StorageError:
         """Our error for an answer of the server about `subject`."""

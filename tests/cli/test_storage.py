@@ -52,3 +52,47 @@ def test_limits_make_it_slow(bf: Bf, files: Path, backed_up: str, monkeypatch: p
     assert bf("backup", files, "--limit-upload", "10K", "--limit-download", "20K").status == 0
     assert taken[10 << 10] > 500
     assert taken[20 << 10] > 500
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe with few objects."""
+    monkeypatch.setattr("bfrepo.operations.storage_probe._MANY", 20)
+
+
+@pytest.mark.usefixtures("quick")
+def test_probe_of_a_directory(bf: Bf, tmp_path: Path) -> None:
+    """A directory passes; a person sees a table of checks, of latencies and of speeds, and nothing is left."""
+    ran = bf("storage", "probe", tmp_path / "place", "--size", "1M")
+    assert ran.status == 0
+    for text in ("what is stored is read back", "passed", "Median", "Speed", "can keep a repository"):
+        assert text in ran.out
+    assert not (tmp_path / "place").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_probe_for_programs(bf: Bf, tmp_path: Path) -> None:
+    """With --json there is one document with all that was found out."""
+    found = bf("storage", "probe", tmp_path / "place", "--size", "1K", "--json").document
+    assert found["message_type"] == "storage_probe"
+    assert (found["failed"], found["left"]) == (0, [])
+    assert {check["verdict"] for check in found["checks"]} == {"passed"}
+    assert {each["call"] for each in found["latencies"]} == {"save", "load", "list", "delete"}
+    assert all(each["bytes_per_second"] > 0 for each in found["throughputs"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_probe_of_what_is_not_fit(bf: Bf) -> None:
+    """A storage whose clients do not see each other's objects fails, with the reasons, and so does the command."""
+    ran = bf("storage", "probe", "memory:", "--size", "1K")
+    assert ran.status == 1
+    assert "is not fit for a repository" in ran.out
+    assert "another client does not find what was just stored" in ran.out
+
+
+def test_probe_refuses_a_place_in_use(bf: Bf, backed_up: str, repository: Path) -> None:
+    """A repository, or anything else that is there, is left alone."""
+    ran = bf("storage", "probe", repository)
+    assert ran.status == 1
+    assert "not empty" in ran.err
+    assert bf("check").status == 0
