@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -155,6 +156,27 @@ def test_a_lost_storage_comes_back(repository: Repository, mount: Mount) -> None
     new = add(repository, "3-50000")
     eventually(lambda: new in shown(mounted))
     assert mounted.said().count("cannot look for new snapshots") == 1
+
+
+def test_a_storage_that_hangs_keeps_nobody_else(repository: Repository, mount: Mount) -> None:
+    """Who waits for a storage that does not answer waits alone: others read on, and a signal ends the mount."""
+    first = add(repository, "1-50000")
+    before = packs(repository)
+    add(repository, "1-50000", "2-50000")
+    for pack in packs(repository) - before:
+        content = pack.read_bytes()
+        if len(content) > 30_000:  # that of content, not that of trees
+            pack.unlink()
+            os.mkfifo(pack)  # whoever opens it waits
+    mounted = mount()
+    folder = mounted.top / "latest" / "data"
+    with subprocess.Popen(["cat", folder / "2-50000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as waiting:
+        time.sleep(0.5)
+        assert (mounted.top / "ids" / first / "data" / "1-50000").read_bytes() == incompressible(1, 50000)
+        assert set(os.listdir(folder)) == {"1-50000", "2-50000"}
+        assert waiting.poll() is None
+        assert mounted.signal(signal.SIGTERM) == 0
+        assert waiting.wait(10) == 1
 
 
 @dataclass
