@@ -15,11 +15,9 @@ refused rather than taken for a part of the path.
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, TypeAlias
+from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from bfrepo.core.clock import Clock
@@ -29,93 +27,28 @@ from bfrepo.storage.limit import LimitedBackend, Limits
 from bfrepo.storage.local import LocalBackend
 from bfrepo.storage.memory import MemoryBackend
 from bfrepo.storage.options import StorageOptions
+from bfrepo.storage.places import (
+    LocalLocation,
+    Location,
+    MemoryLocation,
+    RestLocation,
+    S3Location,
+    SftpLocation,
+    bracketed,
+)
 from bfrepo.storage.retry import RetryingBackend, RetryPolicy
 
-
-@dataclass(frozen=True, slots=True)
-class LocalLocation:
-    """A directory of this machine, or of whatever is mounted there."""
-
-    path: Path
-
-    remote: ClassVar[bool] = False
-
-    @property
-    def shown(self) -> str:
-        """The path as it was given, printable whatever bytes it holds."""
-        return os.fsencode(self.path).decode(errors="backslashreplace")
-
-
-@dataclass(frozen=True, slots=True)
-class S3Location:
-    """A bucket and the prefix in it. `endpoint` is the URL of the server without a path; keys are never in it."""
-
-    endpoint: str
-    bucket: str
-    prefix: str
-
-    remote: ClassVar[bool] = True
-
-    @property
-    def shown(self) -> str:
-        """The location as a URL."""
-        return "s3:" + "/".join(part for part in (self.endpoint, self.bucket, self.prefix) if part)
-
-
-@dataclass(frozen=True, slots=True)
-class SftpLocation:
-    """A directory behind SSH. `user` and `port` are None where SSH's own settings decide; a relative `path` is in the
-    user's home."""
-
-    user: str | None
-    host: str
-    port: int | None
-    path: str
-
-    remote: ClassVar[bool] = True
-
-    @property
-    def shown(self) -> str:
-        """The location in the form of scp."""
-        user = f"{self.user}@" if self.user else ""
-        port = f":{self.port}" if self.port else ""
-        return f"sftp:{user}{_bracketed(self.host)}{port}:{self.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class RestLocation:
-    """A repository behind HTTP. `url` ends with a slash and holds neither user nor password."""
-
-    url: str
-    user: str | None
-    password: str | None = field(repr=False)
-
-    remote: ClassVar[bool] = True
-
-    @property
-    def shown(self) -> str:
-        """The location as a URL, with stars for the password."""
-        if self.user is None:
-            return f"rest:{self.url}"
-        scheme, _, rest = self.url.partition("://")
-        return f"rest:{scheme}://{self.user}{':***' if self.password is not None else ''}@{rest}"
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryLocation:
-    """A store that begins empty and ends with the process."""
-
-    remote: ClassVar[bool] = False
-
-    @property
-    def shown(self) -> str:
-        """The location as it is written."""
-        return "memory:"
-
-
-Location: TypeAlias = LocalLocation | S3Location | SftpLocation | RestLocation | MemoryLocation
-"""Where a repository is. Each has `shown`, the text for people, without a password, and says whether it is `remote`:
-whether its calls take long, may fail for a while, and are worth saving."""
+__all__ = [
+    "LocalLocation",
+    "Location",
+    "MemoryLocation",
+    "RestLocation",
+    "S3Location",
+    "SftpLocation",
+    "open_backend",
+    "open_bare_backend",
+    "parse_location",
+]
 
 _NO_OPTIONS: Final = StorageOptions()
 _NO_LIMITS: Final = Limits(None, None)
@@ -260,12 +193,7 @@ def _split_url(text: str, url: str, hint: str) -> SplitResult:
 
 def _host_and_port(parts: SplitResult) -> str:
     port = f":{parts.port}" if parts.port is not None else ""
-    return f"{_bracketed(str(parts.hostname))}{port}"
-
-
-def _bracketed(host: str) -> str:
-    """An IPv6 address as URLs want it."""
-    return f"[{host}]" if ":" in host else host
+    return f"{bracketed(str(parts.hostname))}{port}"
 
 
 def _no_ssh_password(text: str) -> InvalidValue:

@@ -54,8 +54,8 @@ from bfrepo.core.protocols import Buffer
 from bfrepo.core.units import KIB
 from bfrepo.storage.base import CONFIG_NAME, ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.layout import DIRECTORY_KINDS, describe, object_path
-from bfrepo.storage.location import RestLocation
 from bfrepo.storage.options import RestOptions
+from bfrepo.storage.places import RestLocation
 from bfrepo.storage.rest_answers import DONE, Listed, extent, name_of, read_listing, read_whole, sized
 from bfrepo.storage.rest_client import LISTING, STUCK_AFTER_S, RestClient
 from bfrepo.storage.rest_errors import refused

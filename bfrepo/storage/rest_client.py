@@ -19,8 +19,8 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from bfrepo.core.errors import InvalidValue
-from bfrepo.storage.location import RestLocation
 from bfrepo.storage.options import RestOptions
+from bfrepo.storage.places import RestLocation
 from bfrepo.storage.rest_errors import broken, redirected
 
 LISTING: Final = "application/vnd.x.restic.rest.v2"

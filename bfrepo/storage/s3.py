@@ -26,8 +26,8 @@ from bfrepo.core.errors import DamagedObject, InvalidValue, RepositoryExists, St
 from bfrepo.core.protocols import Buffer
 from bfrepo.storage.base import CONFIG_NAME, ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.layout import describe, object_path, parse_object_path
-from bfrepo.storage.location import S3Location
 from bfrepo.storage.options import S3Options
+from bfrepo.storage.places import S3Location
 from bfrepo.storage.s3_client import make_client
 from bfrepo.storage.s3_errors import code_of, error_of, status_of, translated
 from bfrepo.storage.s3_restore import S3Archive

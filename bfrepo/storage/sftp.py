@@ -36,8 +36,8 @@ from bfrepo.ssh.sftp_format import (
 )
 from bfrepo.storage.base import ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.layout import describe, object_path, parse_object_path
-from bfrepo.storage.location import SftpLocation
 from bfrepo.storage.options import SftpOptions
+from bfrepo.storage.places import SftpLocation
 from bfrepo.storage.sftp_listing import AT_ONCE, follow, is_file, read_directories
 from bfrepo.storage.sftp_place import SftpPlace, is_directory_at, parent
 from bfrepo.storage.sftp_pool import Line, RemoteFile, SftpPool

@@ -28,7 +28,7 @@ from bfrepo.ssh.sftp_format import (
 )
 from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.layout import DIRECTORY_KINDS
-from bfrepo.storage.location import SftpLocation
+from bfrepo.storage.places import SftpLocation
 from bfrepo.storage.sftp_listing import is_directory, read_directories
 from bfrepo.storage.sftp_upload import DIRECTORY_MODE, sync_directory
 
