@@ -14,9 +14,10 @@ _THREADS: Final = 16
 
 
 class Bridge:
-    """Runs blocking calls for tasks. Belongs to the event loop's thread."""
+    """Runs blocking calls for tasks; `waiting` is how many are under way. Belongs to the event loop's thread."""
 
     def __init__(self) -> None:
+        self.waiting = 0
         self._limiter = trio.CapacityLimiter(_THREADS)
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -24,4 +25,8 @@ class Bridge:
 
         A task that is cancelled leaves the call to its fate: a storage that hangs must not keep a mount from ending.
         """
-        return await trio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+        self.waiting += 1
+        try:
+            return await trio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+        finally:
+            self.waiting -= 1

@@ -21,14 +21,14 @@ import pyfuse3
 import trio
 
 from bfrepo.core.errors import BackupForgeError
-from bfrepo.core.units import KIB
+from bfrepo.core.units import KIB, MIB
 from bfrepo.data.node import Node
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.frames import FrameCache
 from bfrepo.repository.repository import Repository
 from bfrepo.vfs.directory import Listing, join
-from bfrepo.vfs.file import File
+from bfrepo.vfs.file import File, joined
 from bfrepo.vfs.filesystem import SnapshotFiles
 from mount.awake import Awake
 from mount.bridge import Bridge
@@ -51,6 +51,9 @@ _AT_ONCE: Final = 64 * 32
 """Bytes of a file's list of blobs that is laid out at once; a longer one goes to a thread."""
 _STORED: Final = 256 * KIB
 """Files up to this many bytes are handed to the kernel when they are opened, so that it need not ask for content."""
+_BRIEF: Final = 128 * KIB
+"""Bytes of a read after which the next request may come before an idle processor would be awake."""
+_LARGEST_READ: Final = MIB
 _REPEAT_S: Final = 60
 """Seconds before the same line is logged again."""
 _BLOCK: Final = 4096
@@ -86,12 +89,13 @@ class SnapshotOperations(pyfuse3.Operations):
         self._views = FrameCache(repository.loader, options.cache_size)
         self._files = SnapshotFiles(self._views, self._left_out, options.path_templates)
         self._bridge = Bridge()
-        self._awake = Awake()
+        self._awake = Awake(self._bridge)
         self._inodes = Inodes(self._files.root)
         self._open: Handles[_OpenFile] = Handles()
         self._open_directories: Handles[_OpenDirectory] = Handles()
         self._owner = (os.getuid(), os.getgid()) if options.owner_me else None
         self._entry = pyfuse3.EntryAttributes()
+        self._memory = bytearray(_LARGEST_READ)  # for one answer at a time: it is sent before another task runs
         self._snapshots: dict[bytes, Snapshot] = {}
         self._stored_bytes = 0
         self._index_read = False
@@ -226,18 +230,19 @@ class SnapshotOperations(pyfuse3.Operations):
         return pyfuse3.FileInfo(fh=self._open.add(opened), keep_cache=True)
 
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
-        """A piece of a file: a view of cached memory where that has it."""
+        """A piece of a file: a view of cached memory where one blob has it all."""
         opened = self._open[fh]
         file = opened.file
         try:
             file.advance(off, size)
-            data = file.peek(off, size)
-            if data is None:
-                data = await self._bridge.run(partial(file.read, off, size))
+            pieces = file.peek(off, size)
+            if pieces is None:
+                pieces = await self._bridge.run(partial(file.pieces, off, size))
         except Exception as error:
             raise self._failed(opened.path, error) from error
-        self._awake.note()
-        return data  # type: ignore[return-value]  # pyfuse3 takes anything that holds bytes
+        if size <= _BRIEF:
+            self._awake.note()
+        return joined(pieces, self._memory)  # type: ignore[return-value]  # pyfuse3 takes anything that holds bytes
 
     async def flush(self, fh: pyfuse3.FileHandleT) -> None:
         """There is nothing to flush; told so once, the kernel does not ask again."""

@@ -28,9 +28,16 @@ _QUICK: Final = 256 * KIB
 _FOLLOWING: Final = 2
 """Frames that are opened in advance where files are read in their order."""
 
+_MOST_SPARE: Final = 4
+_STEP: Final = 128 * KIB
+"""Frames whose memory is kept for others, as fresh memory is dear, and in what steps it grows, so that it fits."""
+
 
 class _Frame:
-    """The plaintext of a frame; `checked` are the offsets of the blobs in it that hash to their IDs."""
+    """The plaintext of a frame, in memory that may be longer.
+
+    `checked` are the offsets of the blobs in it that hash to their IDs.
+    """
 
     __slots__ = ("checked", "data", "used")
 
@@ -38,6 +45,10 @@ class _Frame:
         self.data = data
         self.checked: set[int] = set()
         self.used = False
+
+
+_Held: TypeAlias = tuple[_Frame, memoryview]
+"""A frame with a view of it, without which its memory might become another frame's at any moment."""
 
 
 class _Known:
@@ -49,7 +60,7 @@ class _Known:
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
         self.frames: OrderedDict[int, _Frame] = OrderedDict()
-        self.loading: dict[int, Future[_Frame]] = {}
+        self.loading: dict[int, Future[_Held]] = {}
         self.waiting: set[int] = set()
         self.size = 0
         self.ahead = 0
@@ -68,6 +79,7 @@ class FrameCache:
     def __init__(self, loader: Loader, limit: int, *, threads: int | None = None) -> None:
         self._limit = limit
         self._closed = False
+        self._spare: list[bytearray] = []
         self._known = _Known(loader)
         self._lock = threading.Lock()
         self._orders: SimpleQueue[_Order | None] = SimpleQueue()
@@ -120,23 +132,23 @@ class FrameCache:
         """See BlobViews."""
         known = self._known
         place = known.loader.table.place(blob_id)
-        frame = self._use(known, place.frame)
-        if frame is None or (place.offset not in frame.checked and place.size > _QUICK):
+        held = self._use(known, place.frame)
+        if held is None or (place.offset not in held[0].checked and place.size > _QUICK):
             return None
-        return self._checked(known, frame, blob_id, place)
+        return self._checked(known, held, blob_id, place)
 
     def view(self, blob_id: bytes) -> memoryview:
         """See BlobViews."""
         known = self._known
         place = known.loader.table.place(blob_id)
-        frame = self._use(known, place.frame)
-        if frame is None:
+        held = self._use(known, place.frame)
+        if held is None:
             try:
-                frame = self._load(known, place.frame)
+                held = self._load(known, place.frame)
             except UNREADABLE:
                 return memoryview(known.loader.load(BlobKind.DATA, blob_id))  # another copy, or the error in full
             self._use(known, place.frame)
-        return self._checked(known, frame, blob_id, place)
+        return self._checked(known, held, blob_id, place)
 
     def prefetch(self, blob_ids: Iterable[bytes]) -> None:
         """See BlobViews."""
@@ -145,23 +157,25 @@ class FrameCache:
             with suppress(BackupForgeError):
                 self._begin(known, known.loader.table.place(blob_id).frame, blob_id)
 
-    def _checked(self, known: _Known, frame: _Frame, blob_id: bytes, place: BlobPlace) -> memoryview:
-        blob = memoryview(frame.data)[place.offset : place.offset + place.size]
+    def _checked(self, known: _Known, held: _Held, blob_id: bytes, place: BlobPlace) -> memoryview:
+        frame, data = held
+        blob = data[place.offset : place.offset + place.size]
         if place.offset not in frame.checked:
             if not known.loader.is_intact(blob_id, blob):
                 return memoryview(known.loader.load(BlobKind.DATA, blob_id))
             frame.checked.add(place.offset)
         return blob
 
-    def _use(self, known: _Known, number: int) -> _Frame | None:
+    def _use(self, known: _Known, number: int) -> _Held | None:
         """A frame that is at hand. The first use of one that follows another in use begins those that come then."""
         with self._lock:
             frame = known.frames.get(number)
             if frame is None:
                 return None
             known.frames.move_to_end(number)
+            held = frame, memoryview(frame.data)
             if frame.used:
-                return frame
+                return held
             frame.used = True
             known.ahead -= len(frame.data)
             before = known.frames.get(number - 1)
@@ -170,7 +184,7 @@ class FrameCache:
             for following in range(number + 1, min(number + 1 + _FOLLOWING, table.frames)):
                 if table.pack_of(following) == table.pack_of(number):
                     self._begin(known, following)
-        return frame
+        return held
 
     def _begin(self, known: _Known, number: int, blob_id: bytes | None = None) -> None:
         """Have a frame opened by another thread, unless half of the cache holds what nobody has asked for yet."""
@@ -193,29 +207,53 @@ class FrameCache:
             if self._closed or known is not self._known:
                 continue
             with suppress(Exception):
-                frame = self._load(known, number)
+                held = self._load(known, number)
                 if blob_id is not None:
-                    self._checked(known, frame, blob_id, known.loader.table.place(blob_id))
+                    self._checked(known, held, blob_id, known.loader.table.place(blob_id))
+                del held  # or it would keep its memory until the next order
 
-    def _load(self, known: _Known, number: int) -> _Frame:
-        mine = Future[_Frame]()
+    def _load(self, known: _Known, number: int) -> _Held:
+        mine = Future[_Held]()
         with self._lock:
             frame = known.frames.get(number)
             if frame is not None:
-                return frame
+                return frame, memoryview(frame.data)
             loading = known.loading.setdefault(number, mine)
         if loading is not mine:
             return loading.result()
         try:
-            frame = _Frame(known.loader.load_frame(number))
+            frame = self._read(known.loader, number)
         except BaseException as error:
             with self._lock:
                 del known.loading[number]
             mine.set_exception(error)
             raise
+        held = frame, memoryview(frame.data)
         self._keep(known, number, frame)
-        mine.set_result(frame)
-        return frame
+        mine.set_result(held)
+        return held
+
+    def _read(self, loader: Loader, number: int) -> _Frame:
+        size = loader.table.frame(number).plain_size
+        with self._lock:
+            fitting = [data for data in self._spare if size <= len(data) <= size + 2 * _STEP]
+            data = min(fitting, key=len, default=None)
+            if data is not None:
+                self._spare.remove(data)
+        if data is None:
+            data = bytearray(-(-size // _STEP) * _STEP)
+        loader.fill_frame(number, memoryview(data)[:size])
+        return _Frame(data)
+
+    def _give_back(self, data: bytearray) -> None:
+        """Keep the memory of a frame that is gone for the next one, unless somebody still holds a view of it."""
+        try:
+            data.pop()  # a bytearray does not change its length while there is a view
+        except BufferError:
+            return
+        data.append(0)
+        self._spare.append(data)
+        del self._spare[:-_MOST_SPARE]
 
     def _keep(self, known: _Known, number: int, frame: _Frame) -> None:
         with self._lock:
@@ -230,3 +268,4 @@ class FrameCache:
                 known.size -= len(oldest.data)
                 if not oldest.used:
                     known.ahead -= len(oldest.data)
+                self._give_back(oldest.data)

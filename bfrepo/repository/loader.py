@@ -204,10 +204,13 @@ class Loader:
 
     def load_frame(self, number: int) -> bytearray:
         """A frame's plaintext, unchecked, in memory of its own."""
-        place = self.table.frame(number)
-        frame = bytearray(place.plain_size)
-        self._open_into(place, memoryview(frame))
+        frame = bytearray(self.table.frame(number).plain_size)
+        self.fill_frame(number, memoryview(frame))
         return frame
+
+    def fill_frame(self, number: int, out: memoryview) -> None:
+        """Write a frame's plaintext, unchecked, to memory of its size."""
+        self._open_into(self.table.frame(number), out)
 
     def is_intact(self, blob_id: bytes, data: Buffer) -> bool:
         """Whether `data` is the blob, by its hash."""

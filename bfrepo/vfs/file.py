@@ -36,17 +36,20 @@ class File:
         self._window = 0  # blobs to open ahead
         self._begun = 0  # the first of them that is not begun yet
 
-    def peek(self, offset: int, size: int) -> Buffer | None:
-        """As `read`, or None when that would take a while."""
-        return self._read(offset, size, self._views.peek)
+    def peek(self, offset: int, size: int) -> list[Buffer] | None:
+        """As `pieces`, or None when that would take a while."""
+        return self._pieces(offset, size, self._views.peek)
 
-    def read(self, offset: int, size: int) -> Buffer:
-        """What is in a range, as far as the file goes; a view of cached memory where one blob has it all.
+    def pieces(self, offset: int, size: int) -> list[Buffer]:
+        """What is in a range, as far as the file goes: views of cached memory, one after the other.
 
         Raises MissingBlob, DamagedBlob and StorageError.
         """
-        data = self._read(offset, size, self._views.view)
-        return data if data is not None else b""
+        return self._pieces(offset, size, self._views.view) or []
+
+    def read(self, offset: int, size: int) -> Buffer:
+        """As `pieces`, in one."""
+        return joined(self.pieces(offset, size))
 
     def whole(self) -> Buffer | None:
         """All of a file of one blob, if it is at hand; None for any other."""
@@ -79,15 +82,10 @@ class File:
         self._views.prefetch(map(self._id, range(first, end)))
         self._begun = end
 
-    def _read(self, offset: int, size: int, get: Callable[[bytes], memoryview | None]) -> Buffer | None:
+    def _pieces(self, offset: int, size: int, get: Callable[[bytes], memoryview | None]) -> list[Buffer] | None:
         end = min(offset + size, self.size)
-        if offset >= end:
-            return b""
-        at = bisect_right(self._starts, offset) - 1
-        if at >= 0 and end <= self._ends[at]:
-            blob = self._blob(at, get)
-            return None if blob is None else blob[offset - self._starts[at] : end - self._starts[at]]
         pieces: list[Buffer] = []
+        at = bisect_right(self._starts, offset) - 1
         at += at < 0 or self._ends[at] <= offset
         while offset < end:
             start = self._starts[at] if at < len(self._starts) else end
@@ -98,11 +96,10 @@ class File:
             blob = self._blob(at, get)
             if blob is None:
                 return None
-            piece = blob[offset - start : end - start]
-            pieces.append(piece)
-            offset += len(piece)
+            pieces.append(blob[offset - start : end - start])
+            offset = self._ends[at]
             at += 1
-        return b"".join(pieces)
+        return pieces
 
     def _blob(self, at: int, get: Callable[[bytes], memoryview | None]) -> memoryview | None:
         blob = get(self._id(at))
@@ -127,3 +124,17 @@ class File:
         starts = array("Q", map(layout.take, sizes))
         layout.finish()
         return starts, array("Q", (start + size for start, size in zip(starts, sizes, strict=True)))
+
+
+def joined(pieces: list[Buffer], memory: bytearray | None = None) -> Buffer:
+    """Pieces as one: the piece itself where there is one, else a copy, in `memory` if that is large enough."""
+    if len(pieces) == 1:
+        return pieces[0]
+    size = sum(map(len, pieces))
+    if memory is None or size > len(memory):
+        return b"".join(pieces)
+    at = 0
+    for piece in pieces:
+        memory[at : at + len(piece)] = piece
+        at += len(piece)
+    return memoryview(memory)[:size]

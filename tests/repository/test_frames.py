@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -180,7 +181,7 @@ def test_memory_is_bounded(faulty: FaultyBackend, monkeypatch: pytest.MonkeyPatc
     """No more is kept than the limit, and what was used least recently goes first."""
     monkeypatch.setattr("bfrepo.repository.frames._FOLLOWING", 0)
     repository = reopen(faulty)
-    with cache_of(repository, limit=1500 * KIB) as cache:
+    with cache_of(repository, limit=1600 * KIB) as cache:
         first, second, third, *_ = ids(repository, LARGE)
         cache.view(first)
         cache.view(third)
@@ -215,6 +216,26 @@ def test_a_view_outlives_its_frame(faulty: FaultyBackend) -> None:
         for blob_id in ids(repository, LARGE):
             cache.view(blob_id)
         assert held == LARGE[0]
+
+
+def test_memory_that_is_used_again_is_nobody_elses(faulty: FaultyBackend) -> None:
+    """INV-4: while frames come and go by many threads, and their memory is used again, a view holds what it did."""
+    repository = reopen(faulty)
+    blobs = SMALL + LARGE
+    wanted = ids(repository, blobs)
+
+    def look(seed: int) -> None:
+        chance = random.Random(seed)
+        held: list[tuple[memoryview, bytes]] = []
+        for _ in range(60):
+            at = chance.randrange(len(blobs))
+            held.append((cache.view(wanted[at]), blobs[at]))
+            held = held[-3:]
+            assert all(view == blob for view, blob in held)
+
+    with cache_of(repository, limit=2 * MIB) as cache, ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(look, seed) for seed in range(4)]:
+            done.result()
 
 
 @pytest.mark.parametrize("encryption", ["none", "aes-256-gcm"])

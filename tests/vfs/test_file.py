@@ -16,7 +16,7 @@ from bfrepo.data.node import Node
 from bfrepo.repository.frames import FrameCache
 from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.memory import MemoryBackend
-from bfrepo.vfs.file import File
+from bfrepo.vfs.file import File, joined
 from tests.support.backups import incompressible, run_backup
 from tests.support.browsing import Browser, browsing
 from tests.support.faulty import FaultyBackend
@@ -67,6 +67,12 @@ def pretended_file(views: Pretended, blobs: int) -> File:
     return File(views, Node(name=b"file", size=100 * blobs, content=content))  # type: ignore[arg-type]
 
 
+def at_hand(file: File, offset: int, size: int) -> bytes | None:
+    """What `peek` has of a range."""
+    pieces = file.peek(offset, size)
+    return None if pieces is None else b"".join(pieces)
+
+
 @pytest.mark.parametrize("name", CONTENT)
 def test_whole_files(browser: Browser, name: str) -> None:
     """Every file has the size and the content of its source."""
@@ -80,9 +86,9 @@ def test_any_range(browser: Browser, name: str, offset: int, size: int) -> None:
     """A read at any offset gives what is there, as far as the file goes, whether or not it is at hand."""
     offset %= len(CONTENT[name]) + 2
     file, wanted = browser.open("here", name), CONTENT[name][offset : offset + size]
-    assert file.peek(offset, size) in (None, wanted)
+    assert at_hand(file, offset, size) in (None, wanted)
     assert file.read(offset, size) == wanted
-    assert file.peek(offset, size) == wanted
+    assert at_hand(file, offset, size) == wanted
 
 
 def test_reading_on(browser: Browser) -> None:
@@ -236,3 +242,11 @@ def test_views_are_what_the_cache_is(browser: Browser) -> None:
     file = browser.open("here", "little")
     assert isinstance(browser.views, FrameCache)
     assert isinstance(file.read(10, 100), memoryview)
+
+
+@pytest.mark.parametrize("memory", [None, bytearray(5), bytearray(6), bytearray(100)])
+def test_joining(memory: bytearray | None) -> None:
+    """Pieces become one, in memory that is used again where it is large enough."""
+    assert bytes(joined([b"abc", b"", memoryview(b"def")], memory)) == b"abcdef"
+    assert bytes(joined([], memory)) == b""
+    assert joined([b"abc"], memory) == b"abc"
