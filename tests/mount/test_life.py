@@ -183,7 +183,7 @@ def test_names_with_spaces(command: Command, source: Path) -> None:
         try:
             wait_for_mount(top, lambda: process.poll() is None)
             assert "shlex" not in command("umount", top).out
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
         finally:
             take_away(top, process)
 

@@ -19,8 +19,8 @@ import pytest
 from mount.mountpoint import find_mount
 from tests.support.command import Command
 
-_READY_WITHIN_S: Final = 30
-_ENDS_WITHIN_S: Final = 20
+_READY_WITHIN_S: Final = 120
+_ENDS_WITHIN_S: Final = 60
 
 DIES_WITH_US: Final = ("setpriv", "--pdeathsig", "TERM", "--")
 """In front of a command: should the tests be killed, it gets a SIGTERM."""
@@ -129,7 +129,7 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def eventually(condition: Callable[[], object], within_s: float = 20) -> None:
+def eventually(condition: Callable[[], object], within_s: float = 60) -> None:
     """Wait until something is so. Fails when it is not in time."""
     deadline = monotonic() + within_s
     while not condition():
