@@ -22,6 +22,9 @@ from bfrepo.core.clock import Clock
 ROUTE_MODULES: Final[tuple[ModuleType, ...]] = (operations,)
 """Every module of `routes/`, in the order of the documentation."""
 
+_LOGIN_THREADS: Final = 2
+_LOGINS_AT_ONCE: Final = 64
+
 
 def all_routes() -> tuple[Route, ...]:
     """Every declared route. What is not here does not exist; the data plane has routes of its own."""
@@ -42,6 +45,7 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
         clock=clock,
         database=database,
         threads=threads,
+        logins=Threads(_LOGIN_THREADS, "logins", at_most=_LOGINS_AT_ONCE),
         authenticate=lambda token, scope: threads.run(authenticator.authenticate, token, scope),
     )
     app[OPENAPI] = msgspec.json.encode(make_document(all_routes()))
@@ -57,4 +61,5 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     services = app[SERVICES]
     yield
     services.threads.close()
+    services.logins.close()
     services.database.close()

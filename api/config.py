@@ -34,6 +34,8 @@ class ServerConfig:
     """Addresses whose X-Forwarded-For is believed."""
     runner: str = "embedded"
     """`embedded` runs jobs in the server's process, `procrastinate` leaves them to workers."""
+    password_cost: int = 12
+    """bcrypt's cost: each step doubles the time of a login."""
     threads: int = 16
     """How much blocking work goes on at once."""
     max_body: int = 1 << 20

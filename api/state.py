@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from typing import Final, ParamSpec, TypeVar
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from aiohttp import web
 from api.config import ServerConfig, ServerKeys
 from api.db.engine import Database
 from api.identity import Caller
+from api.problems import Problem
 from bfrepo.core.clock import Clock
 
 P = ParamSpec("P")
@@ -23,12 +25,23 @@ T = TypeVar("T")
 class Threads:
     """Threads for blocking work, as many as the server allows; what is more waits its turn. Belongs to one loop."""
 
-    def __init__(self, count: int) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="server")
+    def __init__(self, count: int, name: str = "server", *, at_most: int | None = None) -> None:
+        """`at_most` limits what is done and waits together; None for no limit."""
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._at_most = at_most
+        self._taken = 0
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of `work`, done in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+        """The result of `work`, done in a thread. Raises Problem (503) when too much waits already."""
+        if self._at_most is not None and self._taken >= self._at_most:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "too many ask at once", headers={"Retry-After": "5"})
+        self._taken += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+        future.add_done_callback(self._give_back)
+        return await future
+
+    def _give_back(self, _done: object) -> None:
+        self._taken -= 1
 
     def close(self) -> None:
         """Wait for what is going on, and take nothing more."""
@@ -44,6 +57,8 @@ class Services:
     clock: Clock
     database: Database
     threads: Threads
+    logins: Threads
+    """Threads for what hashes passwords, so that it does not hold up other work."""
     authenticate: Callable[[str, str | None], Awaitable[Caller]]
     """The caller whom a token names, if it allows the scope. Raises Problem (401, 403)."""
 
