@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from bfrepo.data.snapshot import Snapshot
     from bfrepo.operations.listing import Group
     from bfrepo.repository.repository import Repository
+
+_LINES_AT_ONCE: Final = 10_000
+"""So many IDs are written together: there may be millions."""
 
 
 @command(
@@ -61,9 +65,12 @@ def run(
     if hosts or tags or paths or latest or group_by:
         raise UsageError(f"filters and groups are for snapshots, not for {what}")
     with app.open_repository() as repository:
-        identifiers = list(_object_ids(repository, what))
-    app.output.document(identifiers)
-    app.output.result(identifiers)
+        identifiers = iter(_object_ids(repository, what))
+        if app.output.as_json:
+            app.output.document(list(identifiers))
+            return DONE
+        while some := list(islice(identifiers, _LINES_AT_ONCE)):
+            app.output.result(some)
     return DONE
 
 
