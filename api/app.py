@@ -13,13 +13,22 @@ from api.config import ServerConfig, load_server_keys
 from api.db.engine import Database
 from api.middleware import add_headers, answer_problems, give_request_id
 from api.openapi import make_document
-from api.routes import operations
+from api.routes import auth, operations, tenants
 from api.routing import Route, make_handler
+from api.services.accounts import Accounts
+from api.services.auditing import AuditLog
 from api.services.authentication import Authenticator
+from api.services.members import Members
+from api.services.tenants import Tenants
+from api.services.tokens import Tokens
 from api.state import OPENAPI, SERVICES, Services, Threads
 from bfrepo.core.clock import Clock
 
-ROUTE_MODULES: Final[tuple[ModuleType, ...]] = (operations,)
+ROUTE_MODULES: Final[tuple[ModuleType, ...]] = (
+    auth,
+    tenants,
+    operations,
+)
 """Every module of `routes/`, in the order of the documentation."""
 
 _LOGIN_THREADS: Final = 2
@@ -45,6 +54,11 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
         clock=clock,
         database=database,
         threads=threads,
+        accounts=Accounts(database, keys, clock, config.password_cost),
+        tokens=Tokens(database, clock),
+        tenants=Tenants(database, clock),
+        members=Members(database, clock),
+        audit_log=AuditLog(database),
         logins=Threads(_LOGIN_THREADS, "logins", at_most=_LOGINS_AT_ONCE),
         authenticate=lambda token, scope: threads.run(authenticator.authenticate, token, scope),
     )

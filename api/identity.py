@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 
 class Role(enum.StrEnum):
@@ -27,6 +29,23 @@ class Access(enum.IntEnum):
     ADMIN = 3
     SERVER = 4
     """An administrator of the server: tenants and what belongs to all of them."""
+
+
+SCOPES: Final = MappingProxyType(
+    {
+        "snapshots:read": Access.VIEWER,
+        "snapshots:write": Access.OPERATOR,
+        "storage:read": Access.VIEWER,
+        "repositories:read": Access.VIEWER,
+        "jobs:read": Access.VIEWER,
+        "jobs:run": Access.OPERATOR,
+        "jobs:write": Access.OPERATOR,
+        "store:read": Access.VIEWER,
+        "store:write": Access.OPERATOR,
+        "store:delete": Access.ADMIN,
+    }
+)
+"""What an API token may allow, and what its user must be allowed for that, when it is made and whenever it is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,11 @@ from api.config import ServerConfig, ServerKeys
 from api.db.engine import Database
 from api.identity import Caller
 from api.problems import Problem
+from api.services.accounts import Accounts
+from api.services.auditing import AuditLog
+from api.services.members import Members
+from api.services.tenants import Tenants
+from api.services.tokens import Tokens
 from bfrepo.core.clock import Clock
 
 P = ParamSpec("P")
@@ -57,6 +62,11 @@ class Services:
     clock: Clock
     database: Database
     threads: Threads
+    accounts: Accounts
+    tokens: Tokens
+    tenants: Tenants
+    members: Members
+    audit_log: AuditLog
     logins: Threads
     """Threads for what hashes passwords, so that it does not hold up other work."""
     authenticate: Callable[[str, str | None], Awaitable[Caller]]

@@ -104,7 +104,6 @@ login_failures: Final = Table(
     Column("subject", String(80), primary_key=True),
     Column("failures", Integer, nullable=False),
     Column("since", Float, nullable=False),
-    Column("blocked_until", Float, nullable=False),
 )
 
 repositories: Final = Table(

@@ -19,7 +19,7 @@ class Origin:
     request_id: str
     caller: Caller | None = None
     tenant_id: str | None = None
-    """The tenant that a request without a caller concerns."""
+    """The tenant that the request concerns, where that is not the caller's own."""
 
 
 def record(connection: Connection, origin: Origin, action: str, target: str, detail: str = "") -> None:
@@ -28,7 +28,7 @@ def record(connection: Connection, origin: Origin, action: str, target: str, det
     connection.execute(
         insert(audit).values(
             at=origin.at,
-            tenant_id=caller.tenant_id if caller else origin.tenant_id,
+            tenant_id=origin.tenant_id or (caller.tenant_id if caller else None),
             user_id=caller.user_id if caller else None,
             token_id=caller.token_id if caller else None,
             address=origin.address[:64],

@@ -20,12 +20,14 @@ from sqlalchemy import RowMapping, select
 from api.config import ServerKeys
 from api.db.engine import Database
 from api.db.schema import api_tokens, sessions, tenants, users
-from api.identity import Caller, Role
+from api.db.tenancy import Tenancy
+from api.identity import SCOPES, Caller, Role
 from api.problems import Problem, unauthorized
 from bfrepo.core.clock import Clock
 
 TOKEN_PREFIX: Final = "bft_"
 LIFETIME: Final = timedelta(hours=24)
+_USE_NOTED_S: Final = 3600  # how often the use of a token is written down: not at every request
 _ALGORITHM: Final = "HS256"
 _ISSUER: Final = "backupforge"
 _AUDIENCE: Final = "backupforge-api"
@@ -101,7 +103,9 @@ class Authenticator:
 
     def _by_api_token(self, token: str, scope: str | None) -> Caller:
         query = (
-            select(users, api_tokens.c.id.label("token_id"), api_tokens.c.scopes, api_tokens.c.expires)
+            select(
+                users, *(api_tokens.c[name].label(f"token_{name}") for name in ("id", "scopes", "expires", "last_used"))
+            )
             .join(api_tokens, api_tokens.c.user_id == users.c.id)
             .join(tenants, tenants.c.id == users.c.tenant_id)
             .where(api_tokens.c.secret_hash == hash_secret(token), api_tokens.c.revoked.is_(None))
@@ -111,11 +115,22 @@ class Authenticator:
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
             raise unauthorized("invalid-token", "this token is not valid")
-        if row["expires"] is not None and row["expires"] <= self._clock.now().timestamp():
+        now = self._clock.now().timestamp()
+        if row["token_expires"] is not None and row["token_expires"] <= now:
             raise unauthorized("expired-token", "this token has expired")
-        if scope is None or scope not in msgspec.json.decode(row["scopes"], type=list[str]):
+        if scope is None or scope not in msgspec.json.decode(row["token_scopes"], type=list[str]):
             raise Problem(HTTPStatus.FORBIDDEN, "out-of-scope", "this token does not allow that")
-        return _caller(row, token_id=row["token_id"])
+        caller = _caller(row, token_id=row["token_id"])
+        if not caller.may(SCOPES[scope]):
+            raise Problem(HTTPStatus.FORBIDDEN, "not-allowed", "your role does not allow what this token was made for")
+        if now - (row["token_last_used"] or 0) > _USE_NOTED_S:
+            self._note_use(caller, now)
+        return caller
+
+    def _note_use(self, caller: Caller, now: float) -> None:
+        change = Tenancy(caller.tenant_id).update(api_tokens).where(api_tokens.c.id == caller.token_id)
+        with self._database.write() as connection:
+            connection.execute(change.values(last_used=now))
 
 
 def _caller(row: RowMapping, *, jti: str | None = None, token_id: str | None = None) -> Caller:

@@ -33,7 +33,6 @@ def upgrade() -> None:
         sa.Column("subject", sa.String(length=80), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("since", sa.Float(), nullable=False),
-        sa.Column("blocked_until", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("subject", name=op.f("pk_login_failures")),
     )
     op.create_table(
