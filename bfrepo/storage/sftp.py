@@ -41,7 +41,7 @@ from bfrepo.storage.places import SftpLocation
 from bfrepo.storage.sftp_listing import AT_ONCE, follow, is_file, read_directories
 from bfrepo.storage.sftp_place import SftpPlace, is_directory_at, parent
 from bfrepo.storage.sftp_pool import Line, RemoteFile, SftpPool
-from bfrepo.storage.sftp_upload import SftpUpload, sync_directory
+from bfrepo.storage.sftp_upload import SftpUpload, synced
 
 _SWEEP_AFTER_S: Final = 7 * 24 * 3600
 _READS_UNDER_WAY: Final = 128
@@ -168,15 +168,14 @@ class SftpBackend:
         """See `Backend.delete`."""
         path = self._object(kind, name)
         with self.writing(kind, name), self._pool.borrow() as line, self.answered(line, kind, name):
-            with Batch(line.session) as batch:
+            # The directory is synced also when it was gone: what took it away may have failed before that.
+            with synced(line.session, parent(path)), Batch(line.session) as batch:
                 try:
                     batch.done(batch.send(remove(path)))
                 except SftpStatus as status:
                     if status.code != NO_SUCH_FILE or not is_directory_at(line.session, self.path(_directory(kind))):
                         raise
             self._pool.forget(path)
-            # Also when it was gone: the deletion that took it away may have failed before this line.
-            sync_directory(line.session, parent(path))
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Final, Protocol
 
 from bfrepo.core.errors import StorageObjectExists
@@ -155,38 +155,34 @@ class SftpUpload:
     def _finish_file(self, handle: bytes) -> None:
         """Bring all bytes to the disk."""
         batch = self._batch
-        synced = batch.send(extended(_FSYNC, handle)) if _FSYNC in self._line.session.extensions else None
+        flushed = batch.send(extended(_FSYNC, handle)) if _FSYNC in self._line.session.extensions else None
         closed = batch.send(close_handle(handle))
         self._handle = None  # its number may soon be that of another file
         while self._unanswered:
             batch.done(self._unanswered.popleft())
-        if synced is not None:
+        if flushed is not None:
             with _as_good_as_it_goes():
-                batch.done(synced)
+                batch.done(flushed)
         batch.done(closed)
 
     def _publish(self, handle: bytes, path: bytes) -> bool:
         """Give the temporary file its place and name, durably. False if it is a config and there is one."""
         session, directory = self._line.session, path.rpartition(b"/")[0]
         makes = self._kind is ObjectKind.PACK and directory not in self._home.ready_directories
-        with Batch(session) as batch:
+        with Batch(session) as batch, ExitStack() as stack:
             made = batch.send(make_directory(directory, DIRECTORY_MODE)) if makes else None
-            above = _open_directory(batch, session, directory.rpartition(b"/")[0]) if makes else None
+            if makes:
+                stack.enter_context(synced(session, directory.rpartition(b"/")[0]))
             self._finish_file(handle)
             refusal = _refusal(batch, made)
-            above_synced = _begin_sync(batch, above)
-            opened = _open_directory(batch, session, directory)
             try:
-                if not self._rename(batch, path):
-                    return False
+                with synced(session, directory):
+                    renamed = self._rename(batch, path)
             except SftpStatus as status:
                 raise refusal if refusal is not None and status.code == NO_SUCH_FILE else status from None
-            synced = _begin_sync(batch, opened)
-            _finish_sync(batch, above_synced)
-            _finish_sync(batch, synced)
         if makes:
             self._home.ready_directories.add(directory)
-        return True
+        return renamed
 
     def _rename(self, batch: Batch, path: bytes) -> bool:
         session = self._line.session
@@ -199,10 +195,31 @@ class SftpUpload:
         return True
 
 
-def sync_directory(session: SftpSession, path: bytes) -> None:
-    """Make the names in a directory durable where the server can. Raises SftpStatus, SshError."""
+@contextmanager
+def synced(session: SftpSession, directory: bytes) -> Iterator[None]:
+    """Bring to the disk what the block does to names in a directory, where the server can. Raises SftpStatus, SshError.
+
+    The directory is opened like a file on the side.
+    """
+    if _FSYNC not in session.extensions:
+        yield
+        return
     with Batch(session) as batch:
-        _finish_sync(batch, _begin_sync(batch, _open_directory(batch, session, path)))
+        opened = batch.send(open_file(directory, READ))
+        try:
+            yield
+        except Exception:
+            with suppress(SftpStatus, SshError):
+                batch.send(close_handle(batch.handle(opened)))
+            raise
+        try:
+            handle = batch.handle(opened)
+        except SftpStatus:
+            return
+        done = batch.send(extended(_FSYNC, handle))
+        batch.send(close_handle(handle))
+        with _as_good_as_it_goes():
+            batch.done(done)
 
 
 def _refusal(batch: Batch, made: int | None) -> SftpStatus | None:
@@ -260,30 +277,6 @@ def _exists(batch: Batch, path: bytes) -> bool:
             return False
         raise
     return True
-
-
-def _open_directory(batch: Batch, session: SftpSession, path: bytes) -> int | None:
-    """Ask for a directory to be opened like a file, where that serves to sync it."""
-    return batch.send(open_file(path, READ)) if _FSYNC in session.extensions else None
-
-
-def _begin_sync(batch: Batch, opened: int | None) -> int | None:
-    """Sync the directory that was asked for, if it could be opened."""
-    try:
-        handle = None if opened is None else batch.handle(opened)
-    except SftpStatus:
-        return None
-    if handle is None:
-        return None
-    synced = batch.send(extended(_FSYNC, handle))
-    batch.send(close_handle(handle))
-    return synced
-
-
-def _finish_sync(batch: Batch, synced: int | None) -> None:
-    if synced is not None:
-        with _as_good_as_it_goes():
-            batch.done(synced)
 
 
 @contextmanager

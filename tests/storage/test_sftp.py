@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -343,6 +345,19 @@ def test_nothing_is_connected_before_the_first_call(sshd: Sshd, root: Path) -> N
     """To make a backend, and to close it, takes no server."""
     with closing(SftpBackend(replace(sshd.location(root), host="nothing.invalid"), sshd.options)):
         pass
+
+
+def test_without_the_package(sshd: Sshd, root: Path) -> None:
+    """Where support for SSH is not installed, that is said, and how to get it."""
+    program = (
+        "import sys; sys.modules['paramiko'] = None\n"
+        "from bfrepo.core.errors import UsageError\n"
+        "from bfrepo.storage.location import open_backend, parse_location\n"
+        "try: open_backend(parse_location('sftp:host:/path'))\n"
+        "except UsageError as error: print(error, error.hint, sep='; ')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "SSH needs the package paramiko; pip install 'backupforge[ssh]'\n"
 
 
 def test_calls_at_once_share_a_connection(sshd: Sshd, backend: SftpBackend) -> None:
