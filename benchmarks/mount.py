@@ -165,8 +165,7 @@ def readers(tree: Path, file: Path, seed: int) -> dict[str, Pipeline]:
 @contextmanager
 def mounted(contender: Contender, scene: Scene) -> Iterator[tuple[Path, Callable[[], tuple[float, int]]]]:
     """A mount by a new process, and what ends it: that gives CPU seconds and peak bytes of the process."""
-    place = scene.root / "mnt"
-    place.mkdir(exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix="mount-"))  # not in the work directory: who sums that up would walk into it
     with (scene.root / "mount.log").open("wb") as log:
         process = subprocess.Popen(
             contender.mount(scene, place),
@@ -183,12 +182,13 @@ def mounted(contender: Contender, scene: Scene) -> Iterator[tuple[Path, Callable
         return user_s + system_s, peak_bytes
 
     try:
-        wait_until_mounted(place, process)
+        wait_until_mounted(place, process, scene.root / "mount.log")
         yield place, end
     finally:
         kill([process])
         if is_mounted(place):
             subprocess.run(["umount", "-l", str(place)], check=False)
+        place.rmdir()
 
 
 def unmount(place: Path) -> None:
@@ -200,12 +200,12 @@ def unmount(place: Path) -> None:
         time.sleep(0.1)
 
 
-def wait_until_mounted(place: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_until_mounted(place: Path, process: subprocess.Popen[bytes], log: Path) -> None:
     """Returns when the mount answers. Raises BenchmarkError when its process ends, or takes too long."""
     deadline = time.monotonic() + READY_WITHIN_S
     while not is_mounted(place):
         if process.poll() is not None or time.monotonic() > deadline:
-            said = (place.parent / "mount.log").read_text(errors="replace")[-2000:]
+            said = log.read_text(errors="replace")[-2000:]
             raise BenchmarkError(f"nothing was mounted on {place}:\n{said}")
         time.sleep(0.05)
     os.listdir(place)

@@ -84,7 +84,7 @@ def test_a_mount_that_does_not_come_is_an_error(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     with pytest.raises(BenchmarkError, match="no such thing"):
-        mount.wait_until_mounted(tmp_path / "mnt", process)
+        mount.wait_until_mounted(tmp_path / "mnt", process, tmp_path / "mount.log")
 
 
 def test_sources_must_be_there(tmp_path: Path) -> None:
