@@ -23,8 +23,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bfrepo.core.errors import InvalidValue, StorageDenied, UsageError
-from bfrepo.storage.location import S3Location
 from bfrepo.storage.options import S3Options
+from bfrepo.storage.places import S3Location
 
 _CONNECT_TIMEOUT_S: Final = 15
 _READ_TIMEOUT_S: Final = 60
@@ -38,6 +38,7 @@ _OTHER_HOST: Final = re.compile(r"s3\.(?P<region>[a-z0-9-]+)\.[a-z0-9-]+\.[a-z]+
 """s3.us-west-004.backblazeb2.com, s3.eu-central-1.wasabisys.com, s3.fr-par.scw.cloud"""
 
 _NEEDS_CHECKSUM: Final = ("DeleteObjects", "PutObjectRetention")
+_CHECKSUMS: Final = ("x-amz-checksum-", "x-amz-sdk-checksum-")
 
 
 def make_client(location: S3Location, options: S3Options) -> Any:
@@ -87,19 +88,19 @@ def _set_up(client: Any) -> None:
     events = client.meta.events
     events.register_last("before-call.s3", _leave_out_expect)
     for operation in _NEEDS_CHECKSUM:
-        events.register_last(f"before-call.s3.{operation}", _use_md5)
+        events.register(f"before-sign.s3.{operation}", _use_md5)
 
 
 def _leave_out_expect(params: dict[str, Any], **_: object) -> None:
     params["headers"].pop("Expect", None)
 
 
-def _use_md5(params: dict[str, Any], **_: object) -> None:
+def _use_md5(request: Any, **_: object) -> None:
     """Replace the checksum that botocore has chosen."""
-    headers = params["headers"]
-    for name in [name for name in headers if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-"))]:
-        del headers[name]
-    headers["Content-MD5"] = content_md5(params["body"])
+    for name in [name for name in request.headers if name.lower().startswith(_CHECKSUMS)]:
+        del request.headers[name]
+    del request.headers["Content-MD5"]  # that of an earlier try; no error if there is none
+    request.headers["Content-MD5"] = content_md5(request.body)
 
 
 def content_md5(*pieces: bytes) -> str:

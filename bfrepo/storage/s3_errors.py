@@ -90,14 +90,19 @@ def translated(subject: str, location: str, *, reads: bool = False) -> Iterator[
 
 def status_of(error: Exception) -> int:
     """The HTTP status of an answer that botocore raised as an error; 0 where there was no answer."""
-    status: int = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status: int = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return status
 
 
 def code_of(error: Exception) -> str:
     """The code of S3 in such an answer, the status where it has none."""
-    code: str = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    code: str = _response(error).get("Error", {}).get("Code", "")
     return code
+
+
+def _response(error: Exception) -> Any:
+    """What the server answered, parsed; empty where it did not."""
+    return getattr(error, "response", None) or {}
 
 
 def error_of(code: str, text: str, status: int, message: str, *, retry_after_s: float | None = None) -> StorageError:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.buckets import BUCKET, KEY, SECRET, key_variables
+from tests.support.buckets import BUCKET, RCLONE_KEYS, key_variables
 
 # The conformance suite is imported by the tests of each backend; without this its asserts would not show their values.
 pytest.register_assert_rewrite("tests.storage.conformance")
@@ -29,17 +29,11 @@ def moto_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def rclone_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What rclone's server serves: folders are buckets."""
-    root = tmp_path_factory.mktemp("rclone")
-    (root / BUCKET).mkdir()
-    return root
-
-
-@pytest.fixture(scope="session")
-def rclone_url(rclone_root: Path) -> Iterator[str]:
+def rclone_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """rclone's server, with a bucket. No slash at the end."""
     from tests.support import rclone
 
-    with rclone.serve("s3", rclone_root, environment={"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}) as server:
+    root = tmp_path_factory.mktemp("rclone")
+    (root / BUCKET).mkdir()
+    with rclone.serve("s3", root, environment=RCLONE_KEYS) as server:
         yield server.url.rstrip("/")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from tests.support import rclone
+from tests.support.buckets import KEY, RCLONE_KEYS, SECRET
 from tests.support.remote import Remote, RemoteSuite
-
-KEY: Final = "AKIAEXAMPLEOFTESTS"
-SECRET: Final = "this/is+the/secret+key/of/tests"
 
 
 class TestS3(RemoteSuite):
@@ -21,6 +18,6 @@ class TestS3(RemoteSuite):
         """rclone, serving a folder with a bucket."""
         root = tmp_path / "served"
         (root / "bucket").mkdir(parents=True)
-        with rclone.serve("s3", root, environment={"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}) as server:
+        with rclone.serve("s3", root, environment=RCLONE_KEYS) as server:
             environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
             yield Remote(f"s3:{server.url}bucket", environment, secrets=(SECRET,))

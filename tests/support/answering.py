@@ -96,7 +96,11 @@ def serve() -> Iterator[Answering]:
         def log_message(self, format: str, *arguments: Any) -> None:
             """Says nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Clients hang up when they have seen enough."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         answering = Answering(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

@@ -15,6 +15,8 @@ from bfrepo.storage.s3_client import make_client
 KEY: Final = "AKIAEXAMPLEOFTESTS"
 SECRET: Final = "this/is+the/secret+key/of/tests"
 BUCKET: Final = "bucket"
+RCLONE_KEYS: Final = {"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"'}
+"""What tells rclone's server to take these keys alone."""
 PLAIN: Final = S3Options()
 
 _numbers = count()
