@@ -12,7 +12,7 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from bfrepo.core.errors import BackupForgeError
+from bfrepo.core.errors import BackupForgeError, InvalidValue
 
 _KEY_FILE: Final = "server.key"
 _KEY_SIZE: Final = 32
@@ -53,6 +53,15 @@ class ServerKeys:
 
     tokens: bytes = field(repr=False)
     sealing: bytes = field(repr=False)
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT, such as 127.0.0.1:8420 or [::]:8420. Raises InvalidValue."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65535 or (":" in host and not bracketed):
+        raise InvalidValue(f"{text!r} is no address to listen on", hint="write HOST:PORT, such as 127.0.0.1:8420")
+    return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def default_database(data: Path) -> str:

@@ -89,5 +89,6 @@ def _usual_problems(route: Route) -> Iterator[HTTPStatus]:
     if "{" in route.path:
         yield HTTPStatus.NOT_FOUND
     if route.body:
+        yield HTTPStatus.REQUEST_TIMEOUT
         yield HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         yield HTTPStatus.UNSUPPORTED_MEDIA_TYPE

@@ -42,9 +42,21 @@ def decode_cursor(cursor: str, kinds: tuple[type, ...]) -> Key | None:
         return None
     try:
         data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(data, type=tuple[kinds])  # type: ignore[valid-type]
+        key: Key = msgspec.json.decode(data, type=tuple[kinds])  # type: ignore[valid-type]
     except (msgspec.DecodeError, binascii.Error, ValueError) as error:
-        raise Problem(HTTPStatus.BAD_REQUEST, "invalid-cursor", "the cursor is not one of this list's") from error
+        raise _no_cursor() from error
+    if any(not _can_be_stored(part) for part in key):
+        raise _no_cursor()
+    return key
+
+
+def _can_be_stored(part: str | int | float) -> bool:
+    """Whether a database takes the value."""
+    return "\0" not in part if isinstance(part, str) else abs(part) < 2**63
+
+
+def _no_cursor() -> Problem:
+    return Problem(HTTPStatus.BAD_REQUEST, "invalid-cursor", "the cursor is not one of this list's")
 
 
 def page_of(

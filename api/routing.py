@@ -7,6 +7,8 @@ Call that is checked already, and returns the answer's value or a finished respo
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from api.identity import Access, Caller
-from api.problems import Problem, unauthorized
+from api.problems import Problem, not_found, unauthorized
 from api.services.audit import Origin
 from api.state import CALLER, REQUEST_ID, SERVICES, Services
 
@@ -24,6 +26,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Q = TypeVar("Q", bound=msgspec.Struct)
 B = TypeVar("B", bound=msgspec.Struct)
+
+
+_BODY_S: Final = 30.0
+"""How long a JSON body may take: who sends a byte a minute holds nothing for hours."""
+
+_NUL: Final = "\0"
+_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NO_NUL: Final = "NUL is no character of any text here"  # and PostgreSQL stores none
 
 
 class NoFields(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,6 +108,8 @@ def make_handler(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRe
 
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
+        if any(_NUL in part for part in request.match_info.values()):
+            raise not_found("path")
         if route.access is not Access.PUBLIC:
             await _authorise(request, route, services)
         query = _read_query(request, route.query)
@@ -120,6 +132,8 @@ async def _authorise(request: web.Request, route: Route, services: Services) -> 
 
 def _read_query(request: web.Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
     values: dict[str, Any] = {}
+    if _NUL in "".join(request.query.values()):
+        raise Problem(HTTPStatus.BAD_REQUEST, "invalid-query", _NO_NUL)
     lists = {field.encode_name for field in msgspec.structs.fields(kind) if "tuple" in str(field.type)}
     for name in request.query:
         found = request.query.getall(name)
@@ -137,10 +151,18 @@ async def _read_body(request: web.Request, decode: Callable[[bytes], Any] | None
         return NoFields()
     if request.content_type != "application/json":
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-json", "the body has to be application/json")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed", "the body has to be sent uncompressed")
     if (request.content_length or 0) > limit:
         raise too_large(limit)
     try:
-        return decode(await request.read())
+        async with asyncio.timeout(_BODY_S):
+            data = await request.read()
+        if _ESCAPED_NUL.search(data):
+            raise Problem(HTTPStatus.BAD_REQUEST, "invalid-body", _NO_NUL)
+        return decode(data)
+    except TimeoutError as error:
+        raise Problem(HTTPStatus.REQUEST_TIMEOUT, "too-slow", f"the body took more than {_BODY_S:.0f} s") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise too_large(limit) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -34,10 +34,13 @@ VARIABLES: Final = {
     "BACKUPFORGE_REST_USERNAME": "who we are for a REST server, where the location does not say it",
     "BACKUPFORGE_REST_PASSWORD": "the password for a REST server, where the location has none",
     "BACKUPFORGE_SFTP_PASSWORD": "the password for an SFTP server that takes no key",
+    "BACKUPFORGE_SERVER_DATABASE": "the URL of the server's database, which may have a password in it",
+    "BACKUPFORGE_SERVER_DATA": "where the server keeps its key, its database and what clients store",
     "BACKUPFORGE_CACHE_DIR": "where the cache is kept",
     "XDG_CACHE_HOME": "the folder that holds the cache's folder by default",
     "XDG_CONFIG_HOME": "the folder that holds `backupforge/config.toml`",
-    "XDG_STATE_HOME": "the folder that holds `backupforge/quarantine`, where repairs put what they take out",
+    "XDG_STATE_HOME": "the folder that holds `backupforge/quarantine`, where repairs put what they take out, and "
+    "`backupforge/server`, the server's data",
     "NO_COLOR": "no colours, with any value but an empty one",
     "TERM": "no colours when it is `dumb`",
 }
@@ -86,6 +89,15 @@ class Settings:
     def quarantine(self) -> Path:
         """Where repairs put what they take out of repositories, in a folder for each."""
         return _xdg("STATE", ".local/state", self.environment) / "quarantine"
+
+    def server_data(self, option: str | None) -> Path:
+        """Where the server keeps its key, its database and what clients store."""
+        data = option or self.environment.get("BACKUPFORGE_SERVER_DATA")
+        return Path(data) if data else _xdg("STATE", ".local/state", self.environment) / "server"
+
+    def server_database(self, option: str | None) -> str | None:
+        """The URL of the server's database, None for the one in its data. It may hold a password."""
+        return option or self.environment.get("BACKUPFORGE_SERVER_DATABASE") or None
 
     def other_password(
         self, file: str | None, command: str | None, *, which: Literal["from", "to"] = "from"
