@@ -56,7 +56,6 @@ COMMANDS: Final = {
     "run": Entry("cli.commands.run", _AUTOMATE, "Back up, forget, prune and check as a profile says."),
     "schedule": Entry("cli.commands.schedule", _AUTOMATE, "Run profiles at fixed times, by systemd or cron."),
     "server": Entry("cli.commands.server", _AUTOMATE, "Serve statistics, snapshots, jobs and stores over HTTP."),
-    "worker": Entry("cli.commands.worker", _AUTOMATE, "Do the jobs of servers that share a PostgreSQL database."),
     "cache": Entry("cli.commands.cache", _REST, "Show and remove what is kept on this machine."),
     "version": Entry("cli.commands.version", _REST, "Show the versions of the program and what it uses."),
     "doctor": Entry("cli.commands.doctor", _REST, "Say what this machine lacks, and how to get it."),
