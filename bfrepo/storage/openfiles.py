@@ -10,7 +10,10 @@ from contextlib import contextmanager
 
 
 class OpenFile:
-    """A descriptor to read from with `os.pread`, and the size in bytes that the file had when it was opened."""
+    """A descriptor to read from with `os.pread`, and the size in bytes that the file had when it was opened.
+
+    It is closed by `close`, or when nobody has the object any more: whoever lets go of a backend need not close it.
+    """
 
     __slots__ = ("descriptor", "size", "users")
 
@@ -18,6 +21,15 @@ class OpenFile:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self.descriptor).st_size
         self.users = 1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent; nobody may be reading through it."""
+        descriptor, self.descriptor = getattr(self, "descriptor", -1), -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class OpenFiles:
@@ -76,4 +88,4 @@ class OpenFiles:
     def _drop(self, file: OpenFile | None) -> None:
         """Close a file that is no longer kept, or leave that to the last who reads it."""
         if file is not None and not file.users:
-            os.close(file.descriptor)
+            file.close()

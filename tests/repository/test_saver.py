@@ -137,7 +137,9 @@ def test_packs_end_at_their_size() -> None:
 def test_codecs(compression: str, plain: bytes, codec: Codec) -> None:
     """Each frame says how it was compressed; what does not shrink is stored as it is. All of it comes back."""
     repository = make_repository(encryption="aes-256-gcm", compression=compression)
-    blob_id = a_saver(repository).save(DATA, plain)  # a saver that is given up stores nothing
+    saver = a_saver(repository)
+    blob_id = saver.save(DATA, plain)
+    saver.close()  # given up: nothing is stored
     save_all(again := make_repository(encryption="aes-256-gcm", compression=compression), plain)
     opened = reopen(again.backend)
     (found,) = [each for each, _ in opened.index.table.blobs()]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import stat
@@ -592,6 +593,20 @@ def test_descriptor_in_use_is_never_closed(tmp_path: Path) -> None:
             assert os.pread(first.descriptor, 9, 0) == b"a"
         files.close()
         assert os.pread(first.descriptor, 9, 0) == b"a"
+    assert open_files() == before
+
+
+@needs_proc
+def test_nobody_has_to_close(tmp_path: Path) -> None:
+    """Files that were kept open are closed with the last who has them; a program may make backends without end."""
+    (tmp_path / "a").write_text("a")
+    before = open_files()
+    files = OpenFiles(limit=1)
+    with files.borrow(str(tmp_path / "a")):
+        pass
+    assert open_files() == before + 1
+    del files
+    gc.collect()
     assert open_files() == before
 
 

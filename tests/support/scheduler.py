@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -122,7 +123,7 @@ class Run:
             self._stopped.release()
 
 
-_owners: dict[threading.Thread, Actor] = {}
+_owners: WeakKeyDictionary[threading.Thread, Actor] = WeakKeyDictionary()
 
 
 def belongs_to(thread: threading.Thread, actor: Actor | None) -> None:
