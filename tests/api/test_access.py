@@ -1,0 +1,155 @@
+"""Who gets in where: every route, and every kind of caller.
+
+A route that has no row here fails a test, so nobody opens one by oversight.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import insert, select
+
+from api.app import all_routes
+from api.db.schema import api_tokens, invitations
+from api.identity import Access, Role
+from api.routing import Route
+from api.services.accounts import new_invitation
+from api.services.authentication import hash_secret
+from tests.support.server import PASSWORD, Client, Stage
+
+CALLERS: Final = ("beta.admin", "alpha.viewer", "alpha.operator", "alpha.admin", "main.root")
+"""In the order of the columns: another tenant's administrator, the roles, and the server's administrator."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a route answers to each of CALLERS about something of alpha's; a public route answers all with one status.
+
+    `parts` makes that something anew for each call, and gives the path's parts; `body` may be a function, too.
+    """
+
+    statuses: str
+    body: Any = None
+    parts: Callable[[Stage], Mapping[str, str]] = field(default=lambda stage: {})
+    query: Mapping[str, str] | None = None
+
+    @property
+    def expected(self) -> dict[str, int]:
+        """Statuses by caller."""
+        numbers = [int(number) for number in self.statuses.split()]
+        return dict(zip(CALLERS, numbers * (len(CALLERS) if len(numbers) == 1 else 1), strict=True))
+
+
+def _tenant(stage: Stage) -> dict[str, str]:
+    return {"id": stage.tenants["alpha"]}
+
+
+def _user(stage: Stage) -> dict[str, str]:
+    return {"id": stage.tenants["alpha"], "user": stage.users["alpha.operator"]}
+
+
+def _token(stage: Stage) -> dict[str, str]:
+    secret = stage.api_token("alpha.viewer", "jobs:read")
+    with stage.database() as database, database.read() as connection:
+        query = select(api_tokens.c.id).where(api_tokens.c.secret_hash == hash_secret(secret))
+        return {"id": connection.execute(query).scalar_one()}
+
+
+def _invitation(stage: Stage) -> dict[str, str]:
+    key, _secret, row = new_invitation(None, Role.VIEWER, stage.now, 60, server_admin=False)
+    with stage.database() as database, database.write() as connection:
+        connection.execute(insert(invitations).values(tenant_id=stage.tenants["alpha"], **row))
+    return {"id": stage.tenants["alpha"], "invitation": key}
+
+
+_CREDENTIALS = {"email": "nobody@example.org", "password": PASSWORD}
+
+ROWS: Final = {
+    #                                       beta's admin, viewer, operator, admin, server's admin
+    "POST /api/auth/register": Row("401", {**_CREDENTIALS, "secret": "wrong"}),
+    "POST /api/auth/login": Row("401", lambda: {**_CREDENTIALS, "email": f"{secrets.token_hex(8)}@example.org"}),
+    "POST /api/auth/logout": Row("204 204 204 204 204"),
+    "GET /api/auth/me": Row("200 200 200 200 200"),
+    "POST /api/auth/password": Row("204 204 204 204 204", {"current": PASSWORD, "new": PASSWORD}),
+    "GET /api/auth/tokens": Row("200 200 200 200 200"),
+    "POST /api/auth/tokens": Row("201 403 201 201 201", {"name": "laptop", "scopes": ["store:write"]}),
+    "DELETE /api/auth/tokens/{id}": Row("404 204 404 204 404", parts=_token),
+    "GET /api/audit": Row("200 403 403 200 200"),
+    "GET /api/tenants": Row("403 403 403 403 200"),
+    "POST /api/tenants": Row("403 403 403 403 201", {"name": "gamma"}),
+    "GET /api/tenants/{id}": Row("404 200 200 200 200", parts=_tenant),
+    "PATCH /api/tenants/{id}": Row("403 403 403 403 200", {"append_only": True}, _tenant),
+    "DELETE /api/tenants/{id}": Row("403 403 403 403 204", parts=_tenant),
+    "POST /api/tenants/{id}/restore": Row("403 403 403 403 200", parts=_tenant),
+    "GET /api/tenants/{id}/quota": Row("404 200 200 200 200", parts=_tenant),
+    "PUT /api/tenants/{id}/quota": Row("403 403 403 403 200", {"bytes": 1000}, _tenant),
+    "GET /api/tenants/{id}/usage": Row("404 200 200 200 200", parts=_tenant),
+    "GET /api/tenants/{id}/users": Row("404 403 403 200 200", parts=_tenant),
+    "PATCH /api/tenants/{id}/users/{user}": Row("404 403 403 200 200", {"role": "operator"}, _user),
+    "GET /api/tenants/{id}/invitations": Row("404 403 403 200 200", parts=_tenant),
+    "POST /api/tenants/{id}/invitations": Row("404 403 403 201 201", {"role": "viewer"}, _tenant),
+    "DELETE /api/tenants/{id}/invitations/{invitation}": Row("404 403 403 204 204", parts=_invitation),
+    "GET /healthz": Row("200"),
+    "GET /readyz": Row("200"),
+    "GET /openapi.json": Row("200"),
+}
+
+ROUTES: Final = {f"{route.method} {route.path}": route for route in all_routes()}
+
+
+def test_every_route_has_a_row() -> None:
+    """Who adds a route says who may call it, and a row without a route is gone."""
+    assert set(ROWS) == set(ROUTES)
+
+
+@pytest.mark.parametrize("name", sorted(set(ROUTES) & set(ROWS)))
+def test_who_gets_in(stage: Stage, name: str) -> None:
+    """Each caller gets what the table says; nobody without a valid token gets past a route that is not public."""
+    route, row = ROUTES[name], ROWS[name]
+
+    async def answer(client: Client, **who: Any) -> int:
+        path = route.path.format(**row.parts(stage))
+        body = row.body() if callable(row.body) else row.body
+        return (await client.ask(route.method, path, json=body, params=row.query, **who)).status
+
+    async def talk(client: Client) -> None:
+        shut = {kind: await answer(client, token=token) for kind, token in _bad_tokens(stage).items()}
+        assert shut == _shut(route, row)
+        assert {who: await answer(client, who=who) for who in CALLERS} == row.expected
+
+    stage.run(talk)
+
+
+def _bad_tokens(stage: Stage) -> dict[str, str | None]:
+    """Tokens that must not open anything, all of them but for one thing those of alpha's administrator."""
+    who = "alpha.admin"
+    return {
+        "no token": None,
+        "expired": stage.forged_token(who, exp=int(stage.now) - 1),
+        "never expires": stage.forged_token(who, exp=None),
+        "wrong signature": stage.forged_token(who, key=secrets.token_bytes(32)),
+        "alg none": stage.forged_token(who, algorithm="none"),
+        "other algorithm": stage.forged_token(who, algorithm="HS512"),
+        "other audience": stage.forged_token(who, aud="another"),
+        "other issuer": stage.forged_token(who, iss="another"),
+        "other user": stage.forged_token(who, sub=stage.users["main.root"]),
+        "no session": stage.forged_token(who, jti="0" * 32),
+        "no JWT": "abc",
+        "unknown API token": "bft_unknown",
+        "expired API token": stage.api_token(who, "jobs:read", expires=stage.now - 1),
+        "API token without scope": stage.api_token(who),
+    }
+
+
+def _shut(route: Route, row: Row) -> dict[str, int]:
+    kinds = (
+        "no token", "expired", "never expires", "wrong signature", "alg none", "other algorithm", "other audience",
+        "other issuer", "other user", "no session", "no JWT", "unknown API token", "expired API token",
+    )  # fmt: skip
+    if route.access is Access.PUBLIC:
+        return dict.fromkeys((*kinds, "API token without scope"), int(row.statuses))
+    return {**dict.fromkeys(kinds, 401), "API token without scope": 403}
