@@ -81,6 +81,7 @@ def test_disk_image(repository: Repository, source: Path, tmp_path: Path, mount:
     mounted.unmount()
 
 
+@pytest.mark.slow
 def test_large_directory(repository: Repository, mount: Mount) -> None:
     """A directory of 100,000 entries lists each once, and finds each."""
     names = [f"{number:06}" for number in range(100_000)]
