@@ -120,3 +120,6 @@ class BlobViews(BlobLoader, BlobSizes, Protocol):
 
     def prefetch(self, blob_ids: Iterable[bytes]) -> None:
         """Begin to read what will be asked for soon, as far as there is room; errors are for who asks for it then."""
+
+    def release(self, blob_id: bytes) -> None:
+        """The blob will not be asked for soon: a frame that holds nothing else need not be kept."""

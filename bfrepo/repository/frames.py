@@ -157,6 +157,16 @@ class FrameCache:
             with suppress(BackupForgeError):
                 self._begin(known, known.loader.table.place(blob_id).frame, blob_id)
 
+    def release(self, blob_id: bytes) -> None:
+        """See BlobViews. The memory of the frame, which is still near the processor, is used for the next one."""
+        known = self._known
+        place = known.loader.table.place(blob_id)
+        if place.size == known.loader.table.frame(place.frame).plain_size:
+            with self._lock:
+                frame = known.frames.pop(place.frame, None)
+                if frame is not None:
+                    self._let_go(known, frame)
+
     def _checked(self, known: _Known, held: _Held, blob_id: bytes, place: BlobPlace) -> memoryview:
         frame, data = held
         blob = data[place.offset : place.offset + place.size]
@@ -245,16 +255,6 @@ class FrameCache:
         loader.fill_frame(number, memoryview(data)[:size])
         return _Frame(data)
 
-    def _give_back(self, data: bytearray) -> None:
-        """Keep the memory of a frame that is gone for the next one, unless somebody still holds a view of it."""
-        try:
-            data.pop()  # a bytearray does not change its length while there is a view
-        except BufferError:
-            return
-        data.append(0)
-        self._spare.append(data)
-        del self._spare[:-_MOST_SPARE]
-
     def _keep(self, known: _Known, number: int, frame: _Frame) -> None:
         with self._lock:
             del known.loading[number]
@@ -264,8 +264,17 @@ class FrameCache:
             known.size += len(frame.data)
             known.ahead += len(frame.data)
             while known.size > self._limit and len(known.frames) > 1:
-                _, oldest = known.frames.popitem(last=False)
-                known.size -= len(oldest.data)
-                if not oldest.used:
-                    known.ahead -= len(oldest.data)
-                self._give_back(oldest.data)
+                self._let_go(known, known.frames.popitem(last=False)[1])
+
+    def _let_go(self, known: _Known, frame: _Frame) -> None:
+        """Count a frame out, and keep its memory for the next one, unless somebody still holds a view of it."""
+        known.size -= len(frame.data)
+        if not frame.used:
+            known.ahead -= len(frame.data)
+        try:
+            frame.data.pop()  # a bytearray does not change its length while there is a view
+        except BufferError:
+            return
+        frame.data.append(0)
+        self._spare.append(frame.data)
+        del self._spare[:-_MOST_SPARE]

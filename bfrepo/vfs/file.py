@@ -35,6 +35,7 @@ class File:
         self._next = 0  # where the last read ended
         self._window = 0  # blobs to open ahead
         self._begun = 0  # the first of them that is not begun yet
+        self._done = 0  # the first blob that was not let go
 
     def peek(self, offset: int, size: int) -> list[Buffer] | None:
         """As `pieces`, or None when that would take a while."""
@@ -65,14 +66,19 @@ class File:
     def advance(self, offset: int, size: int) -> None:
         """Take notice of a read: who goes on where the last one ended has what comes next opened in advance.
 
-        For one reader; what another does at the same time costs speed at most.
+        What lies behind is let go, as whoever has read it keeps it as long as it is of use. For one reader; what
+        another does at the same time costs speed at most.
         """
         expected, self._next = self._next, offset + size
+        count = len(self._starts)
+        if count < 2:
+            return
         if offset != expected:
             self._window = self._begun = 0
+            self._done = bisect_right(self._ends, offset)
             return
-        count = len(self._starts)
-        at = bisect_right(self._starts, self._next) if count > 1 else count
+        self._release(offset - size)  # one read behind: that one may still be under way
+        at = bisect_right(self._starts, self._next)
         if at == count or at + self._window // 2 < self._begun:
             return
         self._window = min(max(2 * self._window, 1), _MOST_AHEAD)
@@ -81,6 +87,11 @@ class File:
             end += 1
         self._views.prefetch(map(self._id, range(first, end)))
         self._begun = end
+
+    def _release(self, offset: int) -> None:
+        while self._done < len(self._ends) and self._ends[self._done] <= offset:
+            self._views.release(self._id(self._done))
+            self._done += 1
 
     def _pieces(self, offset: int, size: int, get: Callable[[bytes], memoryview | None]) -> list[Buffer] | None:
         end = min(offset + size, self.size)

@@ -191,6 +191,20 @@ def test_memory_is_bounded(faulty: FaultyBackend, monkeypatch: pytest.MonkeyPatc
         assert cache.peek(third) is None
 
 
+def test_what_is_let_go(faulty: FaultyBackend) -> None:
+    """A blob that was let go is not at hand any more, but one that shares its frame with others stays."""
+    repository = reopen(faulty)
+    with cache_of(repository) as cache:
+        for blob_id in ids(repository, [LARGE[0], SMALL[0]]):
+            held = cache.view(blob_id)
+            cache.release(blob_id)
+            cache.release(blob_id)
+            assert bytes(held) in (LARGE[0], SMALL[0])
+        assert cache.peek(ids(repository, LARGE)[0]) is None
+        assert peeked(cache, ids(repository, SMALL)[0]) == SMALL[0]
+        assert cache.view(ids(repository, LARGE)[0]) == LARGE[0]
+
+
 def test_only_half_of_it_holds_what_nobody_asked_for(faulty: FaultyBackend) -> None:
     """Reading ahead leaves room for what is in use."""
     repository = reopen(faulty)

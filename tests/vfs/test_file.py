@@ -53,9 +53,13 @@ class Pretended:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.released: list[int] = []
 
     def prefetch(self, blob_ids: Iterable[bytes]) -> None:
         self.asked.append(len(list(blob_ids)))
+
+    def release(self, blob_id: bytes) -> None:
+        self.released.append(int.from_bytes(blob_id, "little"))
 
     def data_sizes(self, blob_ids: Sequence[bytes]) -> list[int]:
         return [100] * len(blob_ids)
@@ -110,6 +114,19 @@ def test_what_comes_next_is_read_ahead() -> None:
     assert sum(views.asked) == 199  # all but the first, which is asked for at once
     assert views.asked[0] == 1
     assert max(views.asked) > 16
+
+
+def test_what_lies_behind_is_let_go() -> None:
+    """Blobs that a steady reader has left behind are let go once, in order, and only those it has read."""
+    views = Pretended()
+    file = pretended_file(views, 200)
+    for offset in range(0, 5000, 50):
+        file.advance(offset, 50)
+    assert views.released == list(range(49))
+    file.advance(10_010, 50)
+    for offset in range(10_060, 11_000, 50):
+        file.advance(offset, 50)
+    assert views.released == [*range(49), *range(100, 109)]
 
 
 def test_random_reads_are_not_read_ahead() -> None:
