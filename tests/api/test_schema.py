@@ -79,7 +79,7 @@ def _examined() -> Iterator[Any]:
             yield pytest.param(route.path, route.method, GenerationMode.NEGATIVE, id=f"{route.name} invalid")
 
 
-@pytest.mark.parametrize("path, method, mode", _examined())
+@pytest.mark.parametrize("path, method, mode", list(_examined()))
 def test_document(url: str, document: Any, filled: Stage, path: str, method: str, mode: GenerationMode) -> None:
     """Data that the document allows, and data that it does not, get an answer that it names, and never a 5xx."""
     operation = document[path][method]
