@@ -2,7 +2,7 @@
 
     the server says                                        we say
     404 for an object that is read                         StorageObjectMissing
-    404 NoSuchBucket                                       StorageError: the storage is gone, not the object
+    404 NoSuchBucket                                       BucketMissing: the storage is gone, not the object
     403 InvalidObjectState                                 StorageObjectArchived
     412, 409 while a config is saved                       StorageObjectExists
     507; codes and texts about quotas and caps             StorageFull
@@ -68,6 +68,12 @@ _SECONDS: Final = re.compile(r"\d{1,6}")
 _MOST_TEXT: Final = 200
 
 
+class BucketMissing(StorageDenied):
+    """There is no such bucket, most likely because its name is misspelled. A refusal: to wait for it makes no sense."""
+
+    code = "no-bucket"
+
+
 @contextmanager
 def translated(subject: str, location: str, *, reads: bool = False) -> Iterator[None]:
     """Raises our errors for those of botocore; `subject` is what the block is about, as messages name it.
@@ -108,6 +114,8 @@ def _response(error: Exception) -> Any:
 def error_of(code: str, text: str, status: int, message: str, *, retry_after_s: float | None = None) -> StorageError:
     """The error for an answer that says no to something."""
     hint = _HINTS.get(code)
+    if code == "NoSuchBucket":
+        return BucketMissing(message, hint=hint)
     if code == "InvalidObjectState":
         return StorageObjectArchived(message)
     if status == 507 or code in _FULL or (status in (400, 403) and _FULL_TEXT.search(text)):

@@ -25,6 +25,7 @@ from bfrepo.storage.layout import object_path
 from bfrepo.storage.location import S3Location
 from bfrepo.storage.options import S3Options
 from bfrepo.storage.s3 import S3Backend
+from bfrepo.storage.s3_errors import BucketMissing
 from tests.storage.conformance import CONFIG, MIB, PACK, name_of, names, stored
 from tests.support import rclone
 from tests.support.buckets import BUCKET, KEY, PLAIN, RCLONE_KEYS, SECRET, client_for, head, new_location, put
@@ -321,7 +322,7 @@ def test_a_whole_bucket(moto_url: str) -> None:
 
 
 def test_no_bucket(rclone_url: str, moto_url: str) -> None:
-    """A bucket that is not there is a storage that fails, never an empty one nor a missing object."""
+    """A bucket that is not there is a storage that refuses, never an empty one nor a missing object."""
     for url in (rclone_url, moto_url):
         with closing(S3Backend(S3Location(url, "nowhere", "x"), PLAIN)) as backend:
             for call in (
@@ -332,9 +333,8 @@ def test_no_bucket(rclone_url: str, moto_url: str) -> None:
                 lambda backend=backend: backend.save(PACK, name_of(b"x"), b"x"),
                 lambda backend=backend: backend.save(CONFIG, "config", b"x"),
             ):
-                with pytest.raises(StorageError) as caught:
+                with pytest.raises(BucketMissing, match="NoSuchBucket") as caught:
                     call()
-                assert type(caught.value) is StorageError
                 assert "make the bucket first" in str(caught.value.hint)
 
 
