@@ -18,7 +18,6 @@ from functools import partial
 from typing import Final
 
 import pyfuse3
-import trio
 
 from bfrepo.core.errors import BackupForgeError
 from bfrepo.core.units import KIB, MIB
@@ -351,7 +350,7 @@ class SnapshotOperations(pyfuse3.Operations):
 
     def _tell(self, path: bytes, message: str) -> None:
         """Log something, but not what was logged a moment ago: the kernel asks for every page of a damaged file."""
-        now = trio.current_time()
+        now = self._repository.clock.monotonic()
         if now - self._told.get((path, message), -_REPEAT_S) >= _REPEAT_S:
             self._told = {key: when for key, when in self._told.items() if now - when < _REPEAT_S}
             self._told[path, message] = now

@@ -26,11 +26,11 @@ class Folder:
     """A directory that the kernel has looked into.
 
     `inode` is its own number, `parent` that of the directory it was found in. `uses` counts what keeps it here: each
-    look-up of an entry that the kernel has not forgotten, and each open handle. `opened` has the positions of files
-    that were opened since the kernel came to know them.
+    look-up of an entry that the kernel has not forgotten, and each open handle. `opened` has a 1 at the position of
+    each file that was opened since the kernel came to know it; `changing` is None where nothing changes.
     """
 
-    __slots__ = ("directory", "inode", "keys", "links", "number", "opened", "parent", "positions", "uses")
+    __slots__ = ("changing", "directory", "inode", "links", "number", "opened", "parent", "uses")
 
     def __init__(self, number: int, inode: int, parent: int, directory: Directory) -> None:
         self.number = number
@@ -38,10 +38,25 @@ class Folder:
         self.parent = parent
         self.directory = directory
         self.uses = 0
-        self.opened: set[int] = set()
-        self.links: list[Hashable] = []
+        self.opened: bytearray | None = None
+        self.links: list[Hashable] | None = None
+        self.changing = None if directory.lasting else _Positions()
+
+
+class _Positions:
+    """Gives entries that come and go positions that they keep."""
+
+    def __init__(self) -> None:
         self.keys: list[_Key] = []
-        self.positions: dict[_Key, int] = {}
+        self._by_key: dict[_Key, int] = {}
+
+    def of(self, node: Node) -> int:
+        """The position of an entry: that which it had, or one that none ever had."""
+        key = _key(node)
+        position = self._by_key.setdefault(key, len(self.keys))
+        if position == len(self.keys):
+            self.keys.append(key)
+        return position
 
 
 class Inodes:
@@ -80,16 +95,16 @@ class Inodes:
     def node(self, inode: int, listing: Listing) -> Node | None:
         """The entry with that inode in the listing of the directory it is in; None when it is gone."""
         folder, position = self._folders[inode >> _SHIFT], inode & _POSITION
-        if folder.directory.lasting:
+        if folder.changing is None:
             return listing.nodes[position]
-        key = folder.keys[position]
+        key = folder.changing.keys[position]
         at = listing.position(key[0])
         return listing.nodes[at] if at is not None and _key(listing.nodes[at]) == key else None
 
     def number(self, folder: Folder, position: int, node: Node) -> int:
         """The inode of an entry."""
-        if not folder.directory.lasting:
-            position = self._lasting_position(folder, _key(node))
+        if folder.changing is not None:
+            position = folder.changing.of(node)
         inode = (folder.number << _SHIFT) | position
         if node.links > 1 and node.inode and node.type != "dir" and folder.directory.scope is not None:
             return self._first_name(folder, inode, node)
@@ -97,11 +112,15 @@ class Inodes:
 
     def first_open(self, inode: int) -> bool:
         """Whether a file is opened for the first time since the kernel came to know it."""
-        opened, position = self._folders[inode >> _SHIFT].opened, inode & _POSITION
-        if position in opened:
-            return False
-        opened.add(position)
-        return True
+        folder, position = self._folders[inode >> _SHIFT], inode & _POSITION
+        if folder.opened is None:
+            folder.opened = bytearray()
+        opened = folder.opened
+        if position >= len(opened):
+            opened.extend(bytes(position + 1 - len(opened)))
+        first = not opened[position]
+        opened[position] = 1
+        return first
 
     def hold(self, inode: int) -> None:
         """The kernel was told of an entry once more."""
@@ -111,7 +130,9 @@ class Inodes:
         """The kernel forgets an entry that it was told of `count` times."""
         folder = self._folders.get(inode >> _SHIFT)
         if folder is not None:
-            folder.opened.discard(inode & _POSITION)
+            position = inode & _POSITION
+            if folder.opened is not None and position < len(folder.opened):
+                folder.opened[position] = 0
             self.drop(folder, count)
 
     def drop(self, folder: Folder, count: int = 1) -> None:
@@ -120,7 +141,7 @@ class Inodes:
         if folder.uses > 0 or folder is self._root:
             return
         del self._folders[folder.number], self._by_inode[folder.inode]
-        for key in folder.links:
+        for key in folder.links or ():
             self._links.pop(key, None)
 
     def _first_name(self, folder: Folder, inode: int, node: Node) -> int:
@@ -129,16 +150,11 @@ class Inodes:
         first = self._links.get(key)
         if first is None:
             self._links[key] = inode
+            if folder.links is None:
+                folder.links = []
             folder.links.append(key)
             return inode
         return first
-
-    @staticmethod
-    def _lasting_position(folder: Folder, key: _Key) -> int:
-        position = folder.positions.setdefault(key, len(folder.keys))
-        if position == len(folder.keys):
-            folder.keys.append(key)
-        return position
 
 
 _Key: TypeAlias = tuple[bytes, bytes, bytes, int]

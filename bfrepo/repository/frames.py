@@ -16,7 +16,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Final, TypeAlias
 
-from bfrepo.core.errors import BackupForgeError, DamagedObject
+from bfrepo.core.errors import BackupForgeError, DamagedObject, MissingBlob
 from bfrepo.core.ids import BlobKind
 from bfrepo.core.protocols import BlobPlace
 from bfrepo.core.units import KIB
@@ -160,12 +160,13 @@ class FrameCache:
     def release(self, blob_id: bytes) -> None:
         """See BlobViews. The memory of the frame, which is still near the processor, is used for the next one."""
         known = self._known
-        place = known.loader.table.place(blob_id)
-        if place.size == known.loader.table.frame(place.frame).plain_size:
-            with self._lock:
-                frame = known.frames.pop(place.frame, None)
-                if frame is not None:
-                    self._let_go(known, frame)
+        with suppress(MissingBlob):
+            place = known.loader.table.place(blob_id)
+            if place.size == known.loader.table.frame(place.frame).plain_size:
+                with self._lock:
+                    frame = known.frames.pop(place.frame, None)
+                    if frame is not None:
+                        self._let_go(known, frame)
 
     def _checked(self, known: _Known, held: _Held, blob_id: bytes, place: BlobPlace) -> memoryview:
         frame, data = held

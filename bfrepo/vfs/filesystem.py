@@ -27,10 +27,20 @@ VERSIONS: Final = b"versions"
 
 @dataclass(slots=True)
 class _Folder:
-    """A directory that is made up. `time_ns` is that of the newest snapshot below it."""
+    """A directory that is made up; it does not change once it is shown.
+
+    `time_ns` is that of the newest snapshot below it.
+    """
 
     entries: dict[bytes, _Entry] = field(default_factory=dict)
     time_ns: int = 0
+    _listing: Listing | None = None
+
+    def listing(self) -> Listing:
+        """Its entries, put together once."""
+        if self._listing is None:
+            self._listing = Listing([_node(name, entry) for name, entry in sorted(self.entries.items())])
+        return self._listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +139,7 @@ class _MadeUp:
 
     def load(self) -> Listing:
         """See Directory."""
-        entries = self.files.folder(self.parts).entries
-        return Listing([_node(name, entry) for name, entry in sorted(entries.items())])
+        return self.files.folder(self.parts).listing()
 
     def subdirectory(self, node: Node) -> Directory:
         """See Directory."""

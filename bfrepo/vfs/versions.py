@@ -24,7 +24,8 @@ from bfrepo.vfs.templates import time_name
 from bfrepo.vfs.trees import Trees
 
 _MOST_PATHS: Final = 512
-"""Paths whose entries in all snapshots are kept."""
+_MOST_NODES: Final = 20_000
+"""Paths whose entries in all snapshots are kept, and entries of listings; the last listing is kept in any case."""
 
 _Found: TypeAlias = dict[bytes, Node]
 """What is at a path, by the ID of each snapshot that has something there, oldest first."""
@@ -41,6 +42,8 @@ class Versions:
         self._on_error = on_error
         self._snapshots: Mapping[bytes, Snapshot] = {}
         self._found: OrderedDict[tuple[bytes, ...], _Found] = OrderedDict()
+        self._listings: OrderedDict[tuple[bytes, ...], Listing] = OrderedDict()
+        self._nodes = 0
         self._lock = threading.Lock()
 
     def show(self, snapshots: Mapping[bytes, Snapshot]) -> None:
@@ -48,10 +51,19 @@ class Versions:
         with self._lock:
             if self._snapshots.keys() != snapshots.keys():
                 self._snapshots, self._found = snapshots, OrderedDict()
+                self._listings, self._nodes = OrderedDict(), 0
 
     def root(self, name: bytes) -> Directory:
         """The top of it, which has that name."""
         return VersionsDirectory(self, name, ())
+
+    def at_hand(self, parts: tuple[bytes, ...]) -> Listing | None:
+        """What there is at a path, if that is known already."""
+        with self._lock:
+            listing = self._listings.get(parts)
+            if listing is not None:
+                self._listings.move_to_end(parts)
+            return listing
 
     def listing(self, parts: tuple[bytes, ...]) -> Listing:
         """What there is at a path: the names of all snapshots below it, and the versions of it.
@@ -60,19 +72,27 @@ class Versions:
         """
         with self._lock:
             snapshots = self._snapshots
+        listing = self._list(snapshots, parts)
+        with self._lock:
+            if snapshots is self._snapshots and parts not in self._listings:
+                self._listings[parts] = listing
+                self._nodes += len(listing.nodes)
+                while self._nodes > _MOST_NODES and len(self._listings) > 1:
+                    self._nodes -= len(self._listings.popitem(last=False)[1].nodes)
+        return listing
+
+    def _list(self, snapshots: Mapping[bytes, Snapshot], parts: tuple[bytes, ...]) -> Listing:
         found = self._at(snapshots, parts)
         if not found and parts:
             raise ObjectNotFound("no snapshot has it any more")
         names: dict[bytes, Node] = {}
-        for node in found.values():
-            if node.type == "dir":
-                listing = self._load(node.subtree, parts)
-                names.update({each.name: each for each in listing.nodes})
+        for tree_id in dict.fromkeys(node.subtree for node in reversed(found.values()) if node.type == "dir"):
+            for each in self._load(tree_id, parts).nodes:
+                names.setdefault(each.name, each)  # as the newest snapshot has it
         entries = {name: _as_directory(node) for name, node in names.items()}
         for name, version in _versions(snapshots, found):
             entries[_free(name, entries)] = version
-        nodes = [msgspec.structs.replace(node, name=name) for name, node in sorted(entries.items())]
-        return Listing(nodes)
+        return Listing([msgspec.structs.replace(node, name=name) for name, node in sorted(entries.items())])
 
     def _at(self, snapshots: Mapping[bytes, Snapshot], parts: tuple[bytes, ...]) -> _Found:
         with self._lock:
@@ -129,8 +149,9 @@ class VersionsDirectory:
         """See Directory."""
         return join(self.top, b"/".join(self.parts)) if self.parts else self.top
 
-    def at_hand(self) -> None:
-        """See Directory. It is never known how long it takes."""
+    def at_hand(self) -> Listing | None:
+        """See Directory."""
+        return self.versions.at_hand(self.parts)
 
     def load(self) -> Listing:
         """See Directory."""

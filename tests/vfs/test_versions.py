@@ -109,6 +109,29 @@ def test_metadata_makes_a_version(days: Days) -> None:
         assert (node.type, node.mode) == ("dir", 0o550)
 
 
+def test_directories_are_as_the_newest_snapshot_has_them(days: Days) -> None:
+    """A directory has the rights of the last snapshot that has it, also where an earlier one had the same tree."""
+    for day, mode in enumerate((0o700, 0o755, 0o700)):
+        days.back_up({"above/dir": folder(mode=mode, ctime_ns=day)})
+    with browsing(days.repository) as browser:
+        assert browser.node("versions", "above", "dir").mode == 0o700
+
+
+def test_listings_make_room(days: Days, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many entries are kept, and what went comes again."""
+    monkeypatch.setattr("bfrepo.vfs.versions._MOST_NODES", 3)
+    monkeypatch.setattr("bfrepo.vfs.versions._MOST_PATHS", 2)
+    time = days.back_up({f"{name}/{number}": b"x" for name in "ab" for number in range(3)})
+    with browsing(days.repository) as browser:
+        inside = browser.directory("versions", "a")
+        first = inside.load()
+        assert inside.at_hand() is first
+        for _ in range(2):
+            assert browser.names("versions", "b", "1") == [time]
+            assert [node.name for node in inside.load().nodes] == [b"0", b"1", b"2"]
+        assert inside.load() is not first
+
+
 def test_it_grows(days: Days) -> None:
     """A new snapshot's versions are there after the next look, in a directory that somebody is in."""
     first = days.back_up({"file": written(b"1", again=1)})
