@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Final
 
@@ -18,6 +21,7 @@ from api.routing import Route, make_handler
 from api.services.accounts import Accounts
 from api.services.auditing import AuditLog
 from api.services.authentication import Authenticator
+from api.services.housekeeping import Housekeeping
 from api.services.members import Members
 from api.services.tenants import Tenants
 from api.services.tokens import Tokens
@@ -31,6 +35,9 @@ ROUTE_MODULES: Final[tuple[ModuleType, ...]] = (
 )
 """Every module of `routes/`, in the order of the documentation."""
 
+log: Final = logging.getLogger("backupforge.server")
+
+_HOUSEKEEPING_S: Final = 3600.0
 _LOGIN_THREADS: Final = 2
 _LOGINS_AT_ONCE: Final = 64
 
@@ -67,6 +74,7 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
         app.router.add_route(route.method, route.path, make_handler(route), name=route.name)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_resources)
+    app.cleanup_ctx.append(_housekeeping)
     return app
 
 
@@ -77,3 +85,22 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     services.threads.close()
     services.logins.close()
     services.database.close()
+
+
+async def _housekeeping(app: web.Application) -> AsyncIterator[None]:
+    """What is due is cleared away every hour."""
+    task = asyncio.create_task(_clean_up(app[SERVICES]))
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def _clean_up(services: Services) -> None:
+    housekeeping = Housekeeping(services.database, services.clock, services.config.stores)
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING_S)
+        try:
+            await services.threads.run(housekeeping.run)
+        except Exception:  # the database may be away for a while
+            log.exception("housekeeping failed; it is tried again in an hour")

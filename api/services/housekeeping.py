@@ -1,0 +1,68 @@
+"""What the server clears away by itself: what has expired, and the data of tenants whose grace time is over.
+
+Any number of servers may do it at the same time: what one has cleared away the others do not find. Blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import delete, select
+
+from api.db.engine import Database
+from api.db.schema import invitations, metadata, sessions, tenants
+from api.db.tenancy import Tenancy
+from api.services.attempts import Attempts
+from api.services.audit import Origin, record
+from api.services.tenants import GRACE
+from bfrepo.core.clock import Clock
+
+log: Final = logging.getLogger("backupforge.server")
+
+_KEPT: Final = frozenset({"audit"})
+"""Tables that outlive a tenant."""
+
+
+class Housekeeping:
+    """Clears away. Thread-safe."""
+
+    def __init__(self, database: Database, clock: Clock, stores: Path) -> None:
+        """`stores` has a folder for each tenant, named by its ID."""
+        self._database = database
+        self._clock = clock
+        self._stores = stores
+
+    def run(self) -> None:
+        """Clear away all that is due."""
+        now = self._clock.now().timestamp()
+        Attempts(self._database, self._clock).forget_old()
+        with self._database.write() as connection:
+            connection.execute(delete(sessions).where(sessions.c.expires < now))
+            connection.execute(delete(invitations).where(invitations.c.expires < now))
+        for tenant_id in self._due(now):
+            self._purge(tenant_id, now)
+
+    def _due(self, now: float) -> list[str]:
+        query = select(tenants.c.id).where(tenants.c.deleted < now - GRACE.total_seconds())
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def _purge(self, tenant_id: str, now: float) -> None:
+        """Remove a tenant for good: its data first, so that a server that is killed meanwhile comes back to it."""
+        still = select(tenants.c.id).where(tenants.c.id == tenant_id, tenants.c.deleted < now - GRACE.total_seconds())
+        with self._database.write() as connection:
+            if connection.execute(still.with_for_update()).scalar() is None:  # restored, or gone, at this moment
+                return
+            folder = self._stores / tenant_id
+            if folder.exists():
+                shutil.rmtree(folder)
+            for table in reversed(metadata.sorted_tables):
+                if "tenant_id" in table.c and table.name not in _KEPT:
+                    connection.execute(Tenancy(tenant_id).delete(table))
+            connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
+            origin = Origin(at=now, address="", request_id="", tenant_id=tenant_id)
+            record(connection, origin, "tenant.purge", tenant_id)
+        log.info("tenant %s was deleted %s days ago: its data is gone", tenant_id, GRACE.days)
