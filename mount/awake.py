@@ -22,6 +22,11 @@ from mount.bridge import Bridge
 _AWAKE_S: Final = 0.0003
 """Seconds: what the usual programs do between two requests takes less (tar, find, grep: 20 to 200 microseconds)."""
 
+_PREEMPTED_S: Final = 0.002
+_REST_S: Final = 1.0
+"""Seconds: who was kept from looking for so long shares the processor, and by looking would only lose what the system
+grants to those who sleep. So it sleeps when there is nothing to do, for a while."""
+
 _DEVICE: Final = "/dev/fuse"
 
 
@@ -31,6 +36,7 @@ class Awake(trio.abc.Instrument):
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._until = 0.0
+        self._rest = 0.0
         self._requests = select.poll()
 
     def note(self) -> None:
@@ -51,10 +57,13 @@ class Awake(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """See trio.abc.Instrument: called each time before the event loop may sleep, for so many seconds."""
-        if timeout > 0 and not self._bridge.waiting:
-            poll, until = self._requests.poll, self._until
-            while perf_counter() < until and not poll(0):
-                pass
+        now, until, poll = perf_counter(), self._until, self._requests.poll
+        if timeout <= 0 or self._bridge.waiting or now < self._rest:
+            return
+        while now < until and not poll(0):
+            before, now = now, perf_counter()
+            if now - before > _PREEMPTED_S:
+                self._rest = now + _REST_S
 
 
 def _open_device() -> int | None:
