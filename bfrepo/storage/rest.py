@@ -60,6 +60,7 @@ from bfrepo.storage.rest_answers import DONE, Listed, extent, name_of, read_list
 from bfrepo.storage.rest_client import LISTING, STUCK_AFTER_S, RestClient
 from bfrepo.storage.rest_errors import refused
 from bfrepo.storage.rest_upload import RestUpload, Spools
+from bfrepo.storage.spool import Spool
 
 _TYPES: Final = {ObjectKind.PACK: "data", ObjectKind.CLAIM: "locks"}
 _BLOCK: Final = 256 * KIB
@@ -173,6 +174,11 @@ class RestBackend:
         if kind is ObjectKind.CONFIG:
             raise ValueError("config is saved whole, never uploaded")
         return RestUpload(self._spools, partial(self._store, kind))
+
+    def send(self, kind: ObjectKind, name: str, spool: Spool, *, cold: bool) -> None:
+        """See `SpoolSender`. Takes no memory for what is in the spool."""
+        with spool.view() as stored:
+            self._store(kind, name, stored)
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         """See `Backend.delete`."""

@@ -227,7 +227,7 @@ class _Attempts:
             if self._said_at is not None and now - self._said_at < _SAY_EVERY_S:
                 return
             self._said_at = now
-        self._policy.notify(f"the storage does not do what it should, trying again for {_in_words(left)}: {error}")
+        self._policy.notify(f"the storage does not answer, trying again for {_in_words(left)}: {error}")
 
     def _note_answer(self) -> None:
         if self._answered and self._said_at is None:  # as nearly always: no lock for that

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final
 
 from bfrepo.core.errors import StorageError
@@ -44,6 +47,23 @@ class Spool:
             return os.pread(self._file.fileno(), length, offset)
         except OSError as error:
             raise _failure(error) from error
+
+    @contextmanager
+    def view(self) -> Iterator[memoryview]:
+        """All bytes, for the time of the block, without taking memory for them. Raises StorageError."""
+        if self._file is None:
+            yield memoryview(self._memory).toreadonly()
+            return
+        try:
+            mapped = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise _failure(error) from error
+        try:
+            with memoryview(mapped) as view:
+                yield view
+        finally:
+            with suppress(BufferError):  # an error on its way holds a part of it, and lets go of it later
+                mapped.close()
 
     def close(self) -> None:
         """Drop the bytes. May be called again."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -22,13 +24,16 @@ from bfrepo.core.errors import (
     StorageObjectExists,
     StorageObjectMissing,
 )
+from bfrepo.storage.abilities import SpoolSender
 from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind
 from bfrepo.storage.limit import LimitedBackend, Limits
+from bfrepo.storage.location import open_bare_backend, parse_location
 from bfrepo.storage.memory import MemoryBackend
 from bfrepo.storage.pausing import Pausing
 from bfrepo.storage.retry import RetryingBackend, RetryPolicy
 from bfrepo.storage.spool import Spool
 from tests.storage.conformance import CONFIG, PACK, BackendConformance, Place, name_of, names, stored, uploaded
+from tests.support import rclone
 from tests.support.faulty import Call, FaultyBackend, Method
 from tests.support.flaky import FlakyBackend
 from tests.support.repositories import FakeClock
@@ -147,7 +152,7 @@ def test_what_will_not_help_is_not_tried(faulty: FaultyBackend, method: Method, 
     patient = Patient()
     with pytest.raises(type(error)) as caught:
         CALLS[method](patient.wrap(faulty), name)
-    assert caught.value is error
+    assert (type(caught.value), str(caught.value)) == (type(error), str(error))
     assert [call.method for call in faulty.calls].count(method) == 1
     assert (patient.clock.seconds, patient.said) == (0, [])
 
@@ -318,7 +323,7 @@ def test_the_user_is_told(faulty: FaultyBackend) -> None:
         faulty.fail("load", on_call=number)
     backend.load(PACK, name)
     assert 60 < patient.clock.seconds < 180
-    assert patient.said[0] == "the storage does not do what it should, trying again for 15 min: " + str(
+    assert patient.said[0] == "the storage does not answer, trying again for 15 min: " + str(
         StorageError("load failed, as the test wants it")
     )
     assert 3 <= len(patient.said) <= 5
@@ -377,6 +382,36 @@ def test_nothing_is_sent_before_the_commit(faulty: FaultyBackend) -> None:
     upload.write(b"never mind")
     upload.abort()
     assert faulty.calls == []
+
+
+@pytest.mark.parametrize("size", [0, 1000, 5 << 20])
+def test_a_spool_is_sent_to_a_rest_server(tmp_path: Path, size: int) -> None:
+    """What waits in memory or in a file arrives whole, and nothing of it is copied on the way."""
+    data = os.urandom(size)
+    with rclone.serve("restic", tmp_path) as server:
+        inner = open_bare_backend(parse_location(f"rest:{server.url}repo/"))
+        assert isinstance(inner, SpoolSender)
+        # With the real clock: a server that goes on failing is to end the test with its error, not to hang it.
+        with closing(RetryingBackend(inner, RetryPolicy())) as backend:
+            backend.create()
+            assert backend.load(PACK, uploaded(backend, PACK, data)) == data
+
+
+def test_a_view_of_a_spool_outlives_an_error(tmp_path: Path) -> None:
+    """An error that still holds a part of the bytes is the error that is told."""
+    spool = Spool()
+    spool.write(bytes(2 << 20))
+    held: list[memoryview] = []
+
+    def fail() -> None:
+        with spool.view() as view:
+            held.append(view[:10])
+            raise StorageError("lost")
+
+    with pytest.raises(StorageError, match="lost"):
+        fail()
+    assert bytes(held[0]) == bytes(10)
+    spool.close()
 
 
 def test_a_cold_upload_stays_one() -> None:
