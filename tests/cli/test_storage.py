@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import with_password
 from tests.support.program import Bf
+from tests.support.sshd import free_port
 
 
 def test_options_add_up_before_and_behind_the_command(bf: Bf) -> None:
@@ -57,7 +61,7 @@ def test_limits_make_it_slow(bf: Bf, files: Path, backed_up: str, monkeypatch: p
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe with few objects."""
-    monkeypatch.setattr("bfrepo.operations.storage_probe._MANY", 20)
+    monkeypatch.setattr("bfrepo.operations.storage_checks._MANY", 20)
 
 
 @pytest.mark.usefixtures("quick")
@@ -96,3 +100,15 @@ def test_probe_refuses_a_place_in_use(bf: Bf, backed_up: str, repository: Path) 
     assert ran.status == 1
     assert "not empty" in ran.err
     assert bf("check").status == 0
+
+
+def test_ctrl_c_ends_the_waiting_for_a_storage(tmp_path: Path) -> None:
+    """Who asks to stop while a storage does not answer is not kept waiting, whatever threads wait for it."""
+    command = replace(
+        with_password(tmp_path), environment={"BACKUPFORGE_REPOSITORY": f"rest:http://127.0.0.1:{free_port()}/"}
+    )
+    with command.start("list") as process:
+        assert process.stderr is not None
+        assert b"trying again for" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130

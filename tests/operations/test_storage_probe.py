@@ -31,7 +31,7 @@ SIZE = 1000
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer objects than a thousand, where a test is not about them."""
     if "ListsAThousand" not in request.node.name:
-        monkeypatch.setattr("bfrepo.operations.storage_probe._MANY", 50)
+        monkeypatch.setattr("bfrepo.operations.storage_checks._MANY", 50)
 
 
 def probe(open_backend: Callable[[], Backend]) -> ProbeResult:
