@@ -8,6 +8,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+# The conformance suite is imported by the tests of each backend; without this its asserts would not show their values.
+pytest.register_assert_rewrite("tests.storage.conformance")
+
 # Hypothesis would call a test slow on a busy machine where it is only waiting; the time limit of pytest is the limit.
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

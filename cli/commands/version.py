@@ -11,7 +11,8 @@ from cli.options import command
 from cli.version import PROGRAM, VERSION
 
 LIBRARIES = (
-    "argon2-cffi", "blake3", "borghash", "click", "cryptography", "lz4", "msgspec", "sqlite-utils", "zstandard",
+    "argon2-cffi", "blake3", "borghash", "click", "cryptography", "lz4", "msgspec", "sqlite-utils", "urllib3",
+    "zstandard",
 )  # fmt: skip
 """What the program needs to run, by the names of the distributions."""
 

@@ -7,9 +7,6 @@ import pytest
 
 from tests.support.buckets import BUCKET, RCLONE_KEYS, key_variables
 
-# The conformance suite is imported by the tests of each backend; without this its asserts would not show their values.
-pytest.register_assert_rewrite("tests.storage.conformance")
-
 
 @pytest.fixture
 def s3_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
