@@ -29,7 +29,7 @@ from bfrepo.storage.layout import describe, object_path, parse_object_path
 from bfrepo.storage.options import S3Options
 from bfrepo.storage.places import S3Location
 from bfrepo.storage.s3_client import make_client
-from bfrepo.storage.s3_errors import code_of, error_of, status_of, translated
+from bfrepo.storage.s3_errors import check_length, code_of, error_of, required, status_of, translated
 from bfrepo.storage.s3_restore import S3Archive
 from bfrepo.storage.s3_transfer import Sender, fill, read_exactly
 from bfrepo.storage.spool import Spool
@@ -59,7 +59,7 @@ class S3Backend:
         self._bucket = location.bucket
         self._prefix = f"{location.prefix}/" if location.prefix else ""
         self._client = make_client(location, options)
-        self._sender = Sender(self._client, self._bucket, checksums=self.locks)
+        self._sender = Sender(self._client, self._bucket)
 
     @property
     def location(self) -> str:
@@ -74,7 +74,7 @@ class S3Backend:
     def create(self) -> None:
         """See `Backend.create`. The bucket has to be there."""
         with translated("cannot make a repository", self.location):
-            page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=2)
+            page = self._list_page(self._prefix, MaxKeys=2)
         # A key that ends with the slash is what web consoles make for an empty folder.
         if any(each["Key"] != self._prefix for each in page.get("Contents", ())):
             raise RepositoryExists(
@@ -95,10 +95,10 @@ class S3Backend:
         key = self._key(kind, name)
         with translated(describe(kind, name), self.location, reads=True):
             try:
-                size: int = self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
+                size: int = required(self._client.head_object(Bucket=self._bucket, Key=key), "ContentLength")
             except self._client.exceptions.ClientError as error:
                 if status_of(error) == 404:  # a HEAD has no body to say of what: look whether it is the bucket
-                    self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+                    self._list_page(key, MaxKeys=1)
                 raise
         return size
 
@@ -106,8 +106,9 @@ class S3Backend:
         """See `Backend.load`."""
         key = self._key(kind, name)
         with translated(describe(kind, name), self.location, reads=True):
-            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
-            with closing(body):
+            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            with closing(answer["Body"]) as body:
+                check_length(answer)
                 data: bytes = body.read()  # which knows how many bytes were announced
         return data
 
@@ -156,8 +157,10 @@ class S3Backend:
             return
         with translated(f"{len(names)} {kind.value}", self.location):
             answer = self._client.delete_objects(
-                Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
+                Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": False}
             )
+            if not answer.get("Errors"):
+                required(answer, "Deleted")
         for each in answer.get("Errors", ()):
             code, text = each.get("Code", ""), each.get("Message", "")
             if code != "NoSuchKey":
@@ -206,9 +209,9 @@ class S3Backend:
         more: dict[str, str] = {}
         while True:
             with translated(subject, self.location):
-                page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **more)
+                page = self._list_page(prefix, **more)
             yield page
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return
             token = page.get("NextContinuationToken")
             if not token or more.get("ContinuationToken") == token:
@@ -235,8 +238,14 @@ class S3Backend:
                 self._sender.send_bytes(key, data, headers)
 
     def _has(self, key: str) -> bool:
-        page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+        page = self._list_page(key, MaxKeys=1)
         return any(each["Key"] == key for each in page.get("Contents", ()))
+
+    def _list_page(self, prefix: str, **more: object) -> Any:
+        """One page. Each says whether it is the last; what does not is no listing, nor an empty one."""
+        page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **more)
+        required(page, "IsTruncated")
+        return page
 
     def _headers(self, kind: ObjectKind, *, cold: bool) -> dict[str, object]:
         """What the options say of an object that is to be stored."""
@@ -269,6 +278,7 @@ class S3Backend:
                     raise self._too_short(kind, name, f"before the {length} bytes at {offset}") from error
                 raise
             with closing(answer["Body"]) as body:
+                check_length(answer)
                 self._check_range(kind, name, offset, length, answer)
                 yield body
 

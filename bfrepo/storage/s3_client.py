@@ -6,9 +6,9 @@ AWS_SESSION_TOKEN), `~/.aws/credentials` and `config` with their profiles, singl
 What is set otherwise than botocore's default, and why:
     retries        none: bfrepo/storage/retry.py does them, for every kind of storage alike
     checksums      only where a request needs one (`when_required`): since 1.36 botocore adds CRC32 trailers to
-                   uploads, which many servers other than AWS refuse. Nothing is less safe for it: each body is signed
-                   with its SHA-256, which servers check, and what we read is authenticated in the layers above
-    Content-MD5    instead of CRC32 where a checksum has to be (DeleteObjects, PutObjectRetention): everybody has it
+                   uploads, which many servers other than AWS refuse. Nothing is less safe for it: each body comes
+                   with its MD5 (s3_transfer.py), and what we read is authenticated in the layers above
+    Content-MD5    instead of CRC32 also where botocore wants a checksum (DeleteObjects, PutObjectRetention)
     Expect         left out: asking whether a pack may be sent costs a round trip each, and the answer is yes
     addressing     `https://bucket.host/` for AWS, `https://host/bucket/` for others, or as `s3.path-style` says
     region         the option, else that in the name of the host, else AWS's own settings, else us-east-1
@@ -103,7 +103,7 @@ def _use_md5(request: Any, **_: object) -> None:
     request.headers["Content-MD5"] = content_md5(request.body)
 
 
-def content_md5(*pieces: bytes) -> str:
+def content_md5(*pieces: bytes | bytearray) -> str:
     """The header for a body."""
     digest = hashlib.md5(usedforsecurity=False)
     for piece in pieces:

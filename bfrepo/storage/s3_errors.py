@@ -74,6 +74,14 @@ class BucketMissing(StorageDenied):
     code = "no-bucket"
 
 
+class IncompleteAnswer(Exception):
+    """What arrived is not all of an answer, or none that a server of S3 gives. `translated` makes a StorageError of it.
+
+    HTTP takes a connection that is cut within the headers for the end of them: what should follow is then missing
+    without a word, and a listing without entries, or an object without bytes, must not be believed.
+    """
+
+
 @contextmanager
 def translated(subject: str, location: str, *, reads: bool = False) -> Iterator[None]:
     """Raises our errors for those of botocore; `subject` is what the block is about, as messages name it.
@@ -92,6 +100,20 @@ def translated(subject: str, location: str, *, reads: bool = False) -> Iterator[
         if found is None:
             raise
         raise found from error
+
+
+def required(answer: Any, field: str) -> Any:
+    """A field that every answer of this kind has. Raises IncompleteAnswer."""
+    try:
+        return answer[field]
+    except KeyError:
+        raise IncompleteAnswer(f"the answer of the server is incomplete: it has no {field}") from None
+
+
+def check_length(answer: Any) -> None:
+    """Raises IncompleteAnswer where the answer does not tell how many bytes follow."""
+    if "transfer-encoding" not in answer["ResponseMetadata"].get("HTTPHeaders", {}):
+        required(answer, "ContentLength")
 
 
 def status_of(error: Exception) -> int:
@@ -141,7 +163,7 @@ def _translate(error: Exception, where: str) -> BackupForgeError | None:
         return StorageError(
             f"{where}: {_plain(str(error))}", hint="a server with a certificate of its own needs -o s3.ca-file=FILE"
         )
-    if isinstance(error, (failures.BotoCoreError, HTTPError, OSError)):
+    if isinstance(error, (failures.BotoCoreError, HTTPError, IncompleteAnswer, OSError)):
         return StorageError(f"{where}: {_plain(str(error))}")
     return None
 

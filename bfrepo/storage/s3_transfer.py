@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
-from bfrepo.core.errors import StorageError
 from bfrepo.core.protocols import Buffer
 from bfrepo.core.units import MIB
 from bfrepo.storage.s3_client import content_md5
+from bfrepo.storage.s3_errors import IncompleteAnswer, required
 from bfrepo.storage.spool import Spool
 
 _ONE_REQUEST: Final = 128 * MIB
@@ -36,18 +36,20 @@ _IN_MEMORY: Final = MIB
 
 
 class Sender:
-    """Sends whole objects to one bucket. Any thread may call anything; errors are those of botocore."""
+    """Sends whole objects to one bucket. Any thread may call anything; errors are those of botocore.
 
-    def __init__(self, client: Any, bucket: str, *, checksums: bool) -> None:
+    Every body has its MD5 with it, so that what a network changes on the way is refused. All servers look at that one,
+    not all at the SHA-256 in a signature, and where objects are locked it is asked for.
+    """
+
+    def __init__(self, client: Any, bucket: str) -> None:
         self._client = client
         self._bucket = bucket
-        self._checksums = checksums
 
     def send_bytes(self, key: str, data: Buffer, headers: Mapping[str, object]) -> None:
         """Store a small object. `headers` are arguments of PutObject."""
         body = data if isinstance(data, (bytes, bytearray)) else bytes(data)
-        more = {"ContentMD5": content_md5(bytes(body))} if self._checksums else {}
-        self._client.put_object(Bucket=self._bucket, Key=key, Body=body, **headers, **more)
+        self._put(key, body, content_md5(body), headers)
 
     def send_spool(self, key: str, spool: Spool, headers: Mapping[str, object]) -> None:
         """Store an object of any size."""
@@ -55,36 +57,39 @@ class Sender:
             self.send_bytes(key, spool.read(0, spool.size), headers)
         elif spool.size <= _ONE_REQUEST:
             body = _Body(spool, 0, spool.size)
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=body, **headers, **self._checksum(body))
+            self._put(key, body, content_md5(*body.blocks()), headers)
         else:
             self._send_parts(key, spool, headers)
 
+    def _put(self, key: str, body: object, md5: str, headers: Mapping[str, object]) -> None:
+        answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentMD5=md5, **headers)
+        required(answer, "ETag")
+
     def _send_parts(self, key: str, spool: Spool, headers: Mapping[str, object]) -> None:
-        upload_id = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, **headers)["UploadId"]
+        started = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, **headers)
+        upload_id = required(started, "UploadId")
 
         def send(number: int) -> dict[str, object]:
             start = (number - 1) * _PART
             body = _Body(spool, start, min(_PART, spool.size - start))
+            md5 = content_md5(*body.blocks())
             answer = self._client.upload_part(
-                Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body, **self._checksum(body)
+                Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body, ContentMD5=md5
             )
-            return {"PartNumber": number, "ETag": answer["ETag"]}
+            return {"PartNumber": number, "ETag": required(answer, "ETag")}
 
         try:
             count = -(-spool.size // _PART)
             with ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="s3-part") as pool:
                 parts = list(_results(pool, send, count))
-            self._client.complete_multipart_upload(
+            completed = self._client.complete_multipart_upload(
                 Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
             )
+            required(completed, "ETag")
         except BaseException:
             with suppress(Exception):  # what is left of it is for the bucket's own rule to remove
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
             raise
-
-    def _checksum(self, body: _Body) -> dict[str, object]:
-        """What servers ask for beside the signature where objects are locked."""
-        return {"ContentMD5": content_md5(*body.blocks())} if self._checksums else {}
 
 
 def _results(
@@ -139,7 +144,7 @@ class _Body(io.RawIOBase):
 
 
 def read_exactly(body: Any, length: int) -> bytes:
-    """The next `length` bytes of an answer. Raises errors of botocore, StorageError if it ends before."""
+    """The next `length` bytes of an answer. Raises errors of botocore, IncompleteAnswer."""
     data: bytes = body.read(length)
     while len(data) < length:
         more: bytes = body.read(length - len(data))
@@ -158,4 +163,4 @@ def fill(body: Any, view: memoryview) -> None:
 
 def _check_progress(count: int) -> None:
     if not count:
-        raise StorageError("an answer of the server ended before it was complete")
+        raise IncompleteAnswer("the answer of the server ended before it was complete")

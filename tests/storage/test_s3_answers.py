@@ -36,7 +36,9 @@ from tests.support.buckets import KEY, SECRET, client_for
 pytestmark = pytest.mark.usefixtures("s3_keys")
 
 NAME = name_of(b"x")
-FINE = Answer(200)
+FINE = Answer(200, headers={"ETag": '"e"'})
+CUT = Answer(200, length=-1)
+STARTED = Answer(200, b"<Result><UploadId>u</UploadId><ETag>e</ETag></Result>", {"ETag": '"e"'})
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,39 @@ def test_some_that_were_not_deleted(server: Answering, backend: S3Backend) -> No
     delete_many(backend, PACK, [NAME])
 
 
+def test_answers_that_say_nothing(server: Answering, backend: S3Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut within its headers, or comes from who answers 200 to everybody, is an error: never an empty listing,
+    an empty object, a size, nor something stored or deleted."""
+    monkeypatch.setattr(s3_transfer, "_ONE_REQUEST", MIB)
+
+    def in_parts() -> None:
+        upload = backend.upload(PACK)
+        upload.write(bytes(2 * MIB))
+        try:
+            upload.commit(NAME)
+        finally:
+            upload.abort()
+
+    calls: list[Callable[[], object]] = [
+        lambda: list(backend.list(PACK)),
+        backend.create,
+        lambda: backend.load(CONFIG, "config"),
+        lambda: backend.size(PACK, NAME),
+        lambda: backend.read(PACK, NAME, 0, 1),
+        lambda: backend.read(PACK, NAME, 0, 0),
+        lambda: backend.save(PACK, NAME, b"x"),
+        lambda: backend.save(CONFIG, "config", b"x"),
+        lambda: delete_many(backend, PACK, [NAME]),
+        in_parts,
+    ]
+    for call in calls:
+        server.will(CUT)
+        with pytest.raises(StorageError, match="incomplete") as caught:
+            call()
+        assert type(caught.value) is StorageError
+        assert backend.location in str(caught.value)
+
+
 # --- ranges
 
 
@@ -304,6 +339,7 @@ def test_nothing_that_only_aws_understands(server: Answering, backend: S3Backend
         (asked,) = server.asked
         assert asked.body == data
         assert asked.headers["x-amz-content-sha256"] == hashlib.sha256(data).hexdigest()
+        assert asked.headers["content-md5"] == md5_of(data)
         assert (
             not {"expect", "x-amz-trailer", "content-encoding", "x-amz-sdk-checksum-algorithm"} & asked.headers.keys()
         )
@@ -312,7 +348,7 @@ def test_nothing_that_only_aws_understands(server: Answering, backend: S3Backend
 
 def test_checksums_that_everybody_has(server: Answering, backend: S3Backend) -> None:
     """Where a checksum has to be it is an MD5: not every server knows another."""
-    server.will(Answer(200, b"<DeleteResult></DeleteResult>"))
+    server.will(Answer(200, b"<DeleteResult><Deleted><Key>k</Key></Deleted></DeleteResult>"))
     delete_many(backend, PACK, [NAME])
     (asked,) = server.asked
     assert asked.headers["content-md5"] == md5_of(asked.body)
@@ -334,11 +370,10 @@ def test_checksums_with_locks(server: Answering, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(s3_transfer, "_ONE_REQUEST", 3 * MIB)
     monkeypatch.setattr(s3_transfer, "_PART", 2 * MIB)
     options = S3Options(object_lock_mode="Compliance", object_lock_days=1)
-    started = Answer(200, b"<Result><UploadId>u</UploadId></Result>", {"ETag": '"e"'})
     with closing(S3Backend(S3Location(server.url, "bucket", "x"), options)) as backend:
         for size in (10, 2 * MIB, 5 * MIB):
             data = bytes(range(250)) * (size // 250)
-            server.will(started)
+            server.will(STARTED)
             upload = backend.upload(PACK)
             upload.write(data)
             upload.commit(name_of(data))
@@ -360,8 +395,7 @@ def test_an_upload_that_could_not_be_completed(
 ) -> None:
     """An error in the answer that joins the parts counts, though it came with a 200; the parts are dropped."""
     monkeypatch.setattr(s3_transfer, "_ONE_REQUEST", MIB)
-    started = Answer(200, b"<Result><UploadId>u</UploadId></Result>", {"ETag": '"e"'})
-    server.will(started, started, Answer(200, s3_error(200, "InternalError").body), Answer(204))
+    server.will(STARTED, STARTED, Answer(200, s3_error(200, "InternalError").body), Answer(204))
     upload = backend.upload(PACK)
     upload.write(bytes(2 * MIB))
     with pytest.raises(StorageError):

@@ -13,7 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. `length` is what is announced, if that is not what is sent; a `status` of 0 hangs up."""
+    """One answer. `length` is what is announced, if that is not what is sent, -1 for nothing at all.
+
+    A `status` of 0 hangs up.
+    """
 
     status: int = 200
     body: bytes = b""
@@ -40,7 +43,8 @@ def s3_error(status: int, code: str, text: str = "Some words of the server.", **
 def s3_listing(*keys: str, more: str = "") -> Answer:
     """A page of a listing; `more` is what it says of further pages."""
     contents = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
-    return Answer(200, f"<ListBucketResult>{contents}{more}</ListBucketResult>".encode())
+    last = more or "<IsTruncated>false</IsTruncated>"
+    return Answer(200, f"<ListBucketResult>{contents}{last}</ListBucketResult>".encode())
 
 
 class Answering:
@@ -84,7 +88,8 @@ def serve() -> Iterator[Answering]:
                 return
             self.send_response(found.status)
             length = len(found.body) if found.length is None else found.length
-            for name, value in {"Content-Length": str(length), **found.headers}.items():
+            announced = {"Content-Length": str(length)} if length >= 0 else {}
+            for name, value in {**announced, **found.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
