@@ -186,7 +186,7 @@ class SnapshotOperations(pyfuse3.Operations):
     async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
         """Begin to list a directory as it is now."""
         folder, listing = await self._enter(inode)
-        folder.uses += 1
+        self._inodes.use(folder)
         self._awake.note()
         return self._open_directories.add(_OpenDirectory(folder, listing))
 

@@ -4,13 +4,15 @@ A directory whose entries were looked at gets a number, and an entry's inode num
 
     bits 32-62  number of the directory        bits 0-31  position among its entries
 
-So a walk over a million files keeps an object for each directory, not for each file. A directory's number is given back
-when the kernel has forgotten all its entries, and never given out again. Names of one file (same device and inode in
-the source, within one snapshot) share the number of the one that was met first. The top is number 1, by FUSE's rule.
+So a walk over a million files keeps an object for each directory, not for each file. A directory whose entries the
+kernel has all forgotten is kept for a while: an NFS server comes back with numbers that it alone remembers. Its number
+is never given out again. Names of one file (same device and inode in the source, within one snapshot) share the number
+of the one that was met first. The top is number 1, by FUSE's rule.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, TypeAlias
 
@@ -20,6 +22,8 @@ from bfrepo.vfs.directory import Directory, Listing
 ROOT: Final = 1
 _SHIFT: Final = 32
 _POSITION: Final = (1 << _SHIFT) - 1
+_MOST_IDLE: Final = 20_000
+"""Directories that are kept though the kernel knows nothing of them any more, at about 700 bytes each."""
 
 
 class Folder:
@@ -67,6 +71,7 @@ class Inodes:
         self._folders: dict[int, Folder] = {}
         self._by_inode: dict[int, Folder] = {}
         self._links: dict[Hashable, int] = {}
+        self._idle: OrderedDict[int, Folder] = OrderedDict()
         self._root = self._by_inode[ROOT] = Folder(self._last, ROOT, ROOT, root)
         self._folders[self._last] = self._folders[ROOT >> _SHIFT] = self._root  # it lies in itself
 
@@ -124,7 +129,13 @@ class Inodes:
 
     def hold(self, inode: int) -> None:
         """The kernel was told of an entry once more."""
-        self._folders[inode >> _SHIFT].uses += 1
+        self.use(self._folders[inode >> _SHIFT])
+
+    def use(self, folder: Folder) -> None:
+        """Something more keeps a directory here."""
+        folder.uses += 1
+        if folder.uses == 1:
+            self._idle.pop(folder.number, None)
 
     def release(self, inode: int, count: int) -> None:
         """The kernel forgets an entry that it was told of `count` times."""
@@ -136,13 +147,16 @@ class Inodes:
             self.drop(folder, count)
 
     def drop(self, folder: Folder, count: int = 1) -> None:
-        """Count down what keeps a directory here, and let go of it when that is nothing."""
+        """Count down what keeps a directory here, and let go of those that nothing keeps when they become many."""
         folder.uses -= count
         if folder.uses > 0 or folder is self._root:
             return
-        del self._folders[folder.number], self._by_inode[folder.inode]
-        for key in folder.links or ():
-            self._links.pop(key, None)
+        self._idle[folder.number] = folder
+        while len(self._idle) > _MOST_IDLE:
+            _, oldest = self._idle.popitem(last=False)
+            del self._folders[oldest.number], self._by_inode[oldest.inode]
+            for key in oldest.links or ():
+                self._links.pop(key, None)
 
     def _first_name(self, folder: Folder, inode: int, node: Node) -> int:
         """The inode of the name of a file that was met first. Names whose content differs are no names of one file."""

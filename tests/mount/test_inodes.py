@@ -109,8 +109,9 @@ def test_numbers_stay_while_entries_come_and_go() -> None:
     assert numbers(inodes, root_of(inodes)) != [new]
 
 
-def test_what_the_kernel_forgets_is_let_go() -> None:
-    """A directory stays while the kernel knows an entry of it or has it open, and goes with the last of them."""
+def test_what_the_kernel_forgets_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory stays while the kernel knows an entry of it or has it open, and may go with the last of them."""
+    monkeypatch.setattr("mount.inodes._MOST_IDLE", 0)
     node = Node(name=b"a", type="dir", subtree=bytes(32))
     inodes = Inodes(Made(node))
     (inode,) = numbers(inodes, root_of(inodes))
@@ -118,7 +119,7 @@ def test_what_the_kernel_forgets_is_let_go() -> None:
     (child,) = numbers(inodes, folder)
     for _ in range(3):
         inodes.hold(child)
-    folder.uses += 1  # as an open handle does
+    inodes.use(folder)  # as an open handle does
     inodes.release(child, 2)
     inodes.release(child, 1)
     assert inodes.known(inode) is folder
@@ -131,8 +132,29 @@ def test_what_the_kernel_forgets_is_let_go() -> None:
     assert numbers(inodes, again) != [child]
 
 
-def test_hard_links_are_let_go_with_their_directory() -> None:
+def test_what_was_forgotten_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest directories that the kernel has forgotten have their numbers still, and those that it has not."""
+    monkeypatch.setattr("mount.inodes._MOST_IDLE", 2)
+    nodes = [Node(name=b"%d" % number, type="dir", subtree=bytes(32)) for number in range(5)]
+    inodes = Inodes(Made(*nodes))
+    given = numbers(inodes, root_of(inodes))
+    folders = [inodes.enter(inode, node) for inode, node in zip(given, nodes, strict=True)]
+    children = [numbers(inodes, folder)[0] for folder in folders]
+    for child in children:
+        inodes.hold(child)
+    for child in (children[1], children[0], children[2], children[3]):
+        inodes.release(child, 1)
+    inodes.hold(children[2])
+    inodes.release(children[4], 1)
+    assert [inodes.known(inode) for inode in given] == [None, None, *folders[2:]]
+    inodes.hold(children[3])
+    inodes.release(children[3], 1)
+    assert inodes.known(given[3]) is folders[3]
+
+
+def test_hard_links_are_let_go_with_their_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the directory of the first name is gone, the next name that is met has the file's new number."""
+    monkeypatch.setattr("mount.inodes._MOST_IDLE", 0)
     linked = Node(name=b"x", links=2, inode=5, device=7)
     nodes = [Node(name=name, type="dir", subtree=bytes(32)) for name in (b"a", b"b")]
     inodes = Inodes(Made(*nodes))
