@@ -29,6 +29,8 @@ Threads
 
 Memory
     A backend keeps no reference to a buffer after the call that got it, so the caller may use it again at once.
+
+What some backends can do besides stands in storage/abilities.py (and storage/warming.py): nobody has to.
 """
 
 from __future__ import annotations
