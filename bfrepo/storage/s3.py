@@ -4,8 +4,8 @@ Keys are the repository's prefix and the path that storage/layout.py gives. What
 the contract: a PUT is atomic and durable when it is answered, and since 2020 listings and reads see it at once. (Of
 servers that are slower to show what was written, docs/how-to/s3.md says what that means.)
 
-    config     saved with `If-None-Match: *`, so that one of several that save it at once wins. Where servers do not have
-               this (B2 says so, with 501 or 400, and gets a plain PUT; rclone does not say so) only the look before it
+    config     saved with `If-None-Match: *`, so that one of several that save it at once wins. Where a server does not
+               have this (B2 says so, with 501, and gets a plain PUT; rclone does not say so) only the look before it
                tells whether there is one: two `init` at the same moment may both succeed, and the later config stays
     packs      wait in a spool until their name is known; see s3_transfer.py
     class      packs of file data alone get `s3.storage-class`; all else has to be at hand
