@@ -9,8 +9,9 @@ import trio
 
 T = TypeVar("T")
 
-_THREADS: Final = 16
-"""Requests that wait for the storage at the same time; others wait for their turn."""
+_THREADS: Final = 8
+"""Requests that wait for the storage at the same time; others wait for their turn. A thread needs up to 3 MiB to open
+frames with."""
 
 
 class Bridge:

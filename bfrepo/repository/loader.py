@@ -78,9 +78,9 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.expander = Expander()
         self.ahead = _Ahead()
-        self.stored = bytearray(MIB)
-        self.packed = bytearray(MIB)
-        self.plain = bytearray(MIB)
+        self.stored = bytearray()
+        self.packed = bytearray()
+        self.plain = bytearray()
 
 
 class Loader:
