@@ -10,6 +10,7 @@ else is affected.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 from collections.abc import Sequence
@@ -126,6 +127,7 @@ class SnapshotOperations(pyfuse3.Operations):
         self._stored_bytes = sum(pack.size for pack in table.packs())
         self._snapshots = found
         self._files.show(self._options.snapshots.apply(found))
+        gc.collect()  # errors keep what they were raised from: the cache of an index that is no more, for one
 
     # --- names and attributes
 

@@ -28,8 +28,8 @@ _QUICK: Final = 256 * KIB
 _FOLLOWING: Final = 2
 """Frames that are opened in advance where files are read in their order."""
 
-_MOST_SPARE: Final = 4
-_STEP: Final = 128 * KIB
+_MOST_SPARE: Final = 8
+_STEP: Final = 256 * KIB
 """Frames whose memory is kept for others, as fresh memory is dear, and in what steps it grows, so that it fits."""
 
 
@@ -230,24 +230,31 @@ class FrameCache:
             if frame is not None:
                 return frame, memoryview(frame.data)
             loading = known.loading.setdefault(number, mine)
-        if loading is not mine:
+        if loading is mine:
+            self._fulfil(mine, known, number)
+        try:
             return loading.result()
+        finally:
+            del mine, loading  # or an error would refer to itself by them, and keep the whole cache
+
+    def _fulfil(self, waiting: Future[_Held], known: _Known, number: int) -> None:
+        """Read a frame for all who wait for it."""
         try:
             frame = self._read(known.loader, number)
+            held = frame, memoryview(frame.data)
+            self._keep(known, number, frame)
+            waiting.set_result(held)
         except BaseException as error:
             with self._lock:
-                del known.loading[number]
-            mine.set_exception(error)
-            raise
-        held = frame, memoryview(frame.data)
-        self._keep(known, number, frame)
-        mine.set_result(held)
-        return held
+                known.loading.pop(number, None)
+            waiting.set_exception(error)
+        finally:
+            del waiting  # as above
 
     def _read(self, loader: Loader, number: int) -> _Frame:
         size = loader.table.frame(number).plain_size
         with self._lock:
-            fitting = [data for data in self._spare if size <= len(data) <= size + 2 * _STEP]
+            fitting = [data for data in self._spare if size <= len(data) <= 2 * size]
             data = min(fitting, key=len, default=None)
             if data is not None:
                 self._spare.remove(data)

@@ -126,10 +126,10 @@ class Loader:
             blob = frame[place.offset : place.offset + place.size]
             if self._hash(blob) == blob_id:
                 return blob
-            first: BackupForgeError = DamagedBlob(self._describe(blob_id, place, "does not hash to its ID"))
+            why = "does not hash to its ID"
         except UNREADABLE as error:
-            first = DamagedBlob(self._describe(blob_id, place, str(error)))
-        return self._load_other_copy(blob_id, place.frame, first)
+            why = str(error)
+        return self._load_other_copy(blob_id, place.frame, DamagedBlob(self._describe(blob_id, place, why)))
 
     def read_frame(self, frame: int, blob_ids: Sequence[bytes]) -> Iterator[tuple[bytes, memoryview | DamagedObject]]:
         """See BlobLoader. The caller may use the loader for something else between two blobs."""
@@ -297,9 +297,12 @@ class Loader:
             if self._hash(blob) == blob_id:
                 return blob
         moved = self._load_moved(blob_id, self.table.frame(bad_frame).pack)
-        if moved is None:
-            raise first
-        return moved
+        try:
+            if moved is None:
+                raise first
+            return moved
+        finally:
+            del first  # or it would refer to itself by its traceback, and keep this loader with all that it has
 
     def _load_moved(self, blob_id: bytes, pack: str) -> bytes | None:
         """The blob by the index of now, if the pack that held it is gone; None if it is nowhere."""
@@ -312,7 +315,7 @@ class Loader:
             if self._successor is not None:
                 return self._successor.load(BlobKind.DATA, blob_id)
         except UNREADABLE:
-            pass  # the error of the first copy is reported
+            return None  # the error of the first copy is reported; other blobs of the pack may have been kept
         self._given_up.add(pack)  # it is lost, and its other blobs are not looked for in vain
         return None
 

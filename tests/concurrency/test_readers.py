@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from bfrepo.core.errors import DamagedObject
+from bfrepo.core.ids import BlobKind
 from bfrepo.core.progress import Quiet
 from bfrepo.operations.forget import remove_snapshots
 from bfrepo.operations.prune import PruneResult, UnusedLimit, prune
@@ -62,6 +63,18 @@ def test_what_was_moved_is_found(backend: MemoryBackend) -> None:
         assert before - names(backend, ObjectKind.PACK)
         assert restored(reader.loader, root) == expected(TREES[-1])
     assert restored(reopen(backend).loader, root) == expected(TREES[-1])
+
+
+def test_what_is_gone_for_good_hides_nothing(backend: MemoryBackend) -> None:
+    """Who first asks for a blob that nothing needs any more is told so, and finds others of its pack all the same."""
+    reader = reopen(backend)
+    root = root_of_latest(reader)
+    repack(backend)
+    needed = {blob_id for blob_id, _ in reopen(backend).index.table.blobs()}
+    for unneeded in {blob_id for blob_id, _ in reader.index.table.blobs()} - needed:
+        with pytest.raises(DamagedObject, match="missing"):
+            reader.loader.load(BlobKind.DATA, unneeded)
+    assert restored(reader.loader, root) == expected(TREES[-1])
 
 
 def test_who_has_to_know_what_an_index_says_is_not_helped(backend: MemoryBackend) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -272,6 +274,29 @@ def test_no_wrong_byte_ever(encryption: str, monkeypatch: pytest.MonkeyPatch) ->
                 except DamagedBlob:
                     damaged += 1
         assert damaged >= (2 if encryption == "none" else 10)
+
+
+def test_errors_keep_nothing(faulty: FaultyBackend) -> None:
+    """A cache that failed to give a blob is gone as soon as nobody uses it: errors do not hold it in circles."""
+    (pack, *_) = names(faulty, ObjectKind.PACK)
+    faulty.flip_byte(ObjectKind.PACK, pack, HEAD_SIZE + 100)
+    faulty.drop(ObjectKind.PACK, next(name for name in names(faulty, ObjectKind.PACK) if name != pack))
+    repository = reopen(faulty)
+    gc.collect()
+    gc.disable()
+    try:
+        with cache_of(repository) as cache:
+            for blob_id in ids(repository, SMALL + LARGE):
+                with suppress(DamagedBlob):
+                    cache.view(blob_id)
+            threads = [thread for thread in threading.enumerate() if thread.name.startswith("frames-")]
+        for thread in threads:
+            thread.join(10)
+        kept = weakref.ref(cache)
+        del cache
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_another_copy_stands_in(faulty: FaultyBackend) -> None:
