@@ -19,6 +19,8 @@ from bfrepo.data.records import load_records, split_ids
 _AHEAD: Final = 16 * MIB
 _MOST_AHEAD: Final = 64
 """Bytes and blobs at most that are opened ahead of who reads on: as many as are in flight to a distant storage."""
+_BEHIND: Final = 4 * MIB
+"""Bytes that are kept behind who reads on: for reads that are still under way."""
 
 
 class File:
@@ -77,7 +79,7 @@ class File:
             self._window = self._begun = 0
             self._done = bisect_right(self._ends, offset)
             return
-        self._release(offset - size)  # one read behind: that one may still be under way
+        self._release(offset - _BEHIND)
         at = bisect_right(self._starts, self._next)
         if at == count or at + self._window // 2 < self._begun:
             return
