@@ -51,11 +51,12 @@ class SshConnection:
         self._transport = transport
         self._rest = rest
         self._lock = threading.Lock()
+        self._seen_broken = False
 
     @property
     def alive(self) -> bool:
         """Whether it is not known to be broken."""
-        return self._transport.is_active()
+        return self._transport.is_active() and not self._seen_broken
 
     def open_subsystem(self, name: str) -> Channel:
         """A channel to a service of the host, such as "sftp". Raises SshRefused when it has none, SshError."""
@@ -90,6 +91,8 @@ class SshConnection:
             self._rest.close()
 
     def _lost(self, error: Exception) -> SshError:
+        if not isinstance(error, SSHException):
+            self._seen_broken = True  # the thread that reads from it may find out a moment later
         return SshError(f"the connection to {self.host.shown} was lost: {error or type(error).__name__}")
 
 

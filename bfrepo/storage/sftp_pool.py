@@ -149,7 +149,7 @@ class SftpPool:
         """A new session; None if the server allows no more than there are."""
         line = None
         try:
-            line = Line(self._connected())
+            line = self._new_line()
         except SshRefused:
             with self._changed:
                 if not self._lines:
@@ -162,6 +162,16 @@ class SftpPool:
                     self._lines.append(line)
                 self._changed.notify_all()
         return line
+
+    def _new_line(self) -> Line:
+        """A session on the connection there is; on a new one if that broke and nobody had noticed."""
+        connection = self._connected()
+        try:
+            return Line(connection)
+        except SshError:
+            if connection.alive:
+                raise
+            return Line(self._connected())
 
     def _connected(self) -> SshConnection:
         with self._connecting:
