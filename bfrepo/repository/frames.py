@@ -83,7 +83,7 @@ class FrameCache:
         self._known = _Known(loader)
         self._lock = threading.Lock()
         self._orders: SimpleQueue[_Order | None] = SimpleQueue()
-        self._threads = threads or loader.readers
+        self._threads = threads or loader.readers + 1  # the interpreter keeps one of them waiting most of the time
         for number in range(self._threads):  # nobody waits for them in the end: a storage may hang
             threading.Thread(target=self._fetch_all, name=f"frames-{number}", daemon=True).start()
 
@@ -144,7 +144,7 @@ class FrameCache:
         held = self._use(known, place.frame)
         if held is None:
             try:
-                held = self._load(known, place.frame)
+                held = self._load(known, place.frame, blob_id)
             except UNREADABLE:
                 return memoryview(known.loader.load(BlobKind.DATA, blob_id))  # another copy, or the error in full
             self._use(known, place.frame)
@@ -167,6 +167,11 @@ class FrameCache:
                     frame = known.frames.pop(place.frame, None)
                     if frame is not None:
                         self._let_go(known, frame)
+
+    def _check(self, known: _Known, frame: _Frame, blob_id: bytes) -> None:
+        place = known.loader.table.place(blob_id)
+        if known.loader.is_intact(blob_id, memoryview(frame.data)[place.offset : place.offset + place.size]):
+            frame.checked.add(place.offset)
 
     def _checked(self, known: _Known, held: _Held, blob_id: bytes, place: BlobPlace) -> memoryview:
         frame, data = held
@@ -218,12 +223,10 @@ class FrameCache:
             if self._closed or known is not self._known:
                 continue
             with suppress(Exception):
-                held = self._load(known, number)
-                if blob_id is not None:
-                    self._checked(known, held, blob_id, known.loader.table.place(blob_id))
-                del held  # or it would keep its memory until the next order
+                self._load(known, number, blob_id)
 
-    def _load(self, known: _Known, number: int) -> _Held:
+    def _load(self, known: _Known, number: int, blob_id: bytes | None) -> _Held:
+        """A frame. Who begins it checks a blob in it before the others who wait for it get it: they want the same."""
         mine = Future[_Held]()
         with self._lock:
             frame = known.frames.get(number)
@@ -231,16 +234,18 @@ class FrameCache:
                 return frame, memoryview(frame.data)
             loading = known.loading.setdefault(number, mine)
         if loading is mine:
-            self._fulfil(mine, known, number)
+            self._fulfil(mine, known, number, blob_id)
         try:
             return loading.result()
         finally:
             del mine, loading  # or an error would refer to itself by them, and keep the whole cache
 
-    def _fulfil(self, waiting: Future[_Held], known: _Known, number: int) -> None:
+    def _fulfil(self, waiting: Future[_Held], known: _Known, number: int, blob_id: bytes | None) -> None:
         """Read a frame for all who wait for it."""
         try:
             frame = self._read(known.loader, number)
+            if blob_id is not None:
+                self._check(known, frame, blob_id)
             held = frame, memoryview(frame.data)
             self._keep(known, number, frame)
             waiting.set_result(held)
