@@ -193,9 +193,28 @@ stores: Final = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("created", Float, nullable=False),
     Column("scrubbed", Float),
+    Column("scrub_started", Float),
+    Column("scrub_cursor", String(100)),
     UniqueConstraint("tenant_id", "name"),
 )
-"""What the data plane keeps: `bytes` counts what is stored and what is on its way, for the quota."""
+"""What the data plane keeps: `bytes` counts what is stored and what is on its way, for the quota.
+
+`scrubbed` is when all objects were last known to have been hashed; of a scrub under way there is when it began, and the
+object that it has come to.
+"""
+
+damaged_objects: Final = Table(
+    "damaged_objects",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("store_id", ForeignKey("stores.id"), nullable=False),
+    Column("path", String(100), nullable=False),
+    Column("found", Float, nullable=False),
+    Column("seen", Float, nullable=False),
+    UniqueConstraint("store_id", "path"),
+)
+"""Objects of stores whose bytes do not hash to their names: when that was found, and when it was last so."""
 
 audit: Final = Table(
     "audit",

@@ -101,6 +101,8 @@ def upgrade() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("scrubbed", sa.Float(), nullable=True),
+        sa.Column("scrub_started", sa.Float(), nullable=True),
+        sa.Column("scrub_cursor", sa.String(length=100), nullable=True),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_stores_tenant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_stores")),
         sa.UniqueConstraint("tenant_id", "name", name=op.f("uq_stores_tenant_id_name")),
@@ -141,6 +143,20 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_api_tokens_tenant_id"), "api_tokens", ["tenant_id"], unique=False)
     op.create_index(op.f("ix_api_tokens_user_id"), "api_tokens", ["user_id"], unique=False)
+    op.create_table(
+        "damaged_objects",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.String(length=32), nullable=False),
+        sa.Column("store_id", sa.String(length=32), nullable=False),
+        sa.Column("path", sa.String(length=100), nullable=False),
+        sa.Column("found", sa.Float(), nullable=False),
+        sa.Column("seen", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["store_id"], ["stores.id"], name=op.f("fk_damaged_objects_store_id")),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_damaged_objects_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_damaged_objects")),
+        sa.UniqueConstraint("store_id", "path", name=op.f("uq_damaged_objects_store_id_path")),
+    )
+    op.create_index(op.f("ix_damaged_objects_tenant_id"), "damaged_objects", ["tenant_id"], unique=False)
     op.create_table(
         "measurements",
         sa.Column("id", sa.Integer(), nullable=False),
