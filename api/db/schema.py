@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata: Final = MetaData(
@@ -139,13 +140,18 @@ jobs: Final = Table(
     Column("id", String(32), primary_key=True),
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
     Column("name", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("repository_id", String(32), nullable=False),
     Column("spec", Text, nullable=False),
+    Column("sealed_targets", LargeBinary),
     Column("enabled", Boolean, nullable=False),
     Column("next_due", Float, index=True),
     Column("created", Float, nullable=False),
     Column("version", Integer, nullable=False),
     UniqueConstraint("tenant_id", "name"),
 )
+"""`sealed_targets` are the addresses of notifications, which have passwords in them. The repository is no foreign key:
+one that was taken away makes the job's runs fail, and its owner learns why."""
 
 runs: Final = Table(
     "runs",
@@ -159,6 +165,7 @@ runs: Final = Table(
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("due", Float, nullable=False),
+    Column("not_before", Float, nullable=False),
     Column("created", Float, nullable=False),
     Column("started", Float),
     Column("finished", Float),
@@ -168,9 +175,18 @@ runs: Final = Table(
     Column("result", Text),
     Column("error", Text),
     UniqueConstraint("job_id", "due", "attempt"),
-    Index("ix_runs_state_due", "state", "due"),
+    Index("ix_runs_state_not_before", "state", "not_before"),
+    Index("ix_runs_tenant_created", "tenant_id", "created", "id"),
+    Index(
+        "uq_runs_one_writer",
+        "writer_key",
+        unique=True,
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
 )
-"""`due` with the job and the attempt is unique, so that no two servers make the same run."""
+"""`due` with the job and the attempt is unique, so that no two servers make the same run; of the runs with the same
+`writer_key` one is under way at most. `worker` names who has the run: nobody else changes it while it is under way."""
 
 run_events: Final = Table(
     "run_events",

@@ -68,7 +68,10 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("tenant_id", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("repository_id", sa.String(length=32), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
+        sa.Column("sealed_targets", sa.LargeBinary(), nullable=True),
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("next_due", sa.Float(), nullable=True),
         sa.Column("created", sa.Float(), nullable=False),
@@ -183,6 +186,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("due", sa.Float(), nullable=False),
+        sa.Column("not_before", sa.Float(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("started", sa.Float(), nullable=True),
         sa.Column("finished", sa.Float(), nullable=True),
@@ -197,8 +201,17 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", "due", "attempt", name=op.f("uq_runs_job_id_due_attempt")),
     )
     op.create_index(op.f("ix_runs_job_id"), "runs", ["job_id"], unique=False)
-    op.create_index("ix_runs_state_due", "runs", ["state", "due"], unique=False)
+    op.create_index("ix_runs_state_not_before", "runs", ["state", "not_before"], unique=False)
+    op.create_index("ix_runs_tenant_created", "runs", ["tenant_id", "created", "id"], unique=False)
     op.create_index(op.f("ix_runs_tenant_id"), "runs", ["tenant_id"], unique=False)
+    op.create_index(
+        "uq_runs_one_writer",
+        "runs",
+        ["writer_key"],
+        unique=True,
+        sqlite_where=sa.text("state = 'running'"),
+        postgresql_where=sa.text("state = 'running'"),
+    )
     op.create_table(
         "sessions",
         sa.Column("jti", sa.String(length=32), nullable=False),
