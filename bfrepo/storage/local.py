@@ -23,9 +23,11 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from bfrepo.core.clock import Clock, SystemClock
 from bfrepo.core.errors import (
@@ -55,6 +57,8 @@ _OPEN_FILES = 32
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
+_USUAL_FOLDERS: Final = MappingProxyType({kind: kind.value for kind in DIRECTORY_KINDS})
+
 _PACK_DIRECTORY = re.compile(r"[0-9a-f]{2}")
 
 
@@ -63,8 +67,12 @@ class LocalBackend:
 
     connections = 2  # one call waits for the disk while the other copies
 
-    def __init__(self, root: Path, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, root: Path, *, clock: Clock | None = None, folders: Mapping[ObjectKind, str] = _USUAL_FOLDERS
+    ) -> None:
+        """`folders` names the directory of each kind, where that is not the usual one."""
         self._root = root.absolute()
+        self._folders = {**_USUAL_FOLDERS, **folders}
         self._clock = clock or SystemClock()
         self._files = OpenFiles(_OPEN_FILES)
         self._lock = threading.Lock()
@@ -81,11 +89,11 @@ class LocalBackend:
         """See `Backend.create`. Makes missing parent directories too."""
         try:
             self._made = made = _make_directories(self._root)
-            if not _is_empty_frame(self._root):
+            if not _is_empty_frame(self._root, self._frame()):
                 raise RepositoryExists(
                     f"{self.location} is not empty", hint="choose a new or empty directory for the repository"
                 )
-            for name in _frame_directories():
+            for name in self._frame():
                 (self._root / name).mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
             for directory in (self._root, *(path.parent for path in reversed(made))):
                 sync_directory(directory)
@@ -100,11 +108,11 @@ class LocalBackend:
             if kind is ObjectKind.CONFIG:
                 directories = [self._root]
             elif kind is ObjectKind.PACK:
-                directories = _pack_directories(self._root / kind.value)
+                directories = _pack_directories(self._directory(kind))
             else:
-                directories = [self._root / kind.value]
+                directories = [self._directory(kind)]
             for directory in directories:
-                yield from _objects_in(directory, self._root, kind)
+                yield from _objects_in(directory, kind)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._incomplete() from error
         except OSError as error:
@@ -177,9 +185,9 @@ class LocalBackend:
 
     def remove_place(self) -> None:
         """See `PlaceRemover`. A root that was there before `create` stays."""
-        packs = self._root / ObjectKind.PACK.value
+        packs = self._directory(ObjectKind.PACK)
         inner = [packs / f"{number:02x}" for number in range(256)]
-        for directory in (*inner, *(self._root / name for name in _frame_directories()), *self._made):
+        for directory in (*inner, *(self._root / name for name in self._frame()), *self._made):
             with suppress(OSError):
                 directory.rmdir()
 
@@ -190,10 +198,10 @@ class LocalBackend:
     def new_temporary(self) -> Path:
         """A path in `tmp/` that nobody uses. The first call of a backend sweeps old leftovers there."""
         directory = self._root / _TEMPORARY
-        with self._lock:
-            sweep, self._swept = not self._swept, True
-        if sweep:
-            _sweep(directory, before_s=self._clock.now().timestamp() - _SWEEP_AFTER_S)
+        with self._lock:  # no file of ours is there yet, so a clock that is ahead does not make us sweep our own
+            if not self._swept:
+                self._swept = True
+                _sweep(directory, before_s=self._clock.now().timestamp() - _SWEEP_AFTER_S)
         return directory / secrets.token_hex(16)
 
     def publish(self, temporary: Path, kind: ObjectKind, name: str) -> None:
@@ -251,7 +259,7 @@ class LocalBackend:
         """The error for a place without one of the directories that `create` makes."""
         if not os.path.isdir(self._root):
             return StorageError(f"the directory {self.location} is missing", hint="is the volume mounted?")
-        absent = [name for name in _frame_directories() if not os.path.isdir(self._root / name)]
+        absent = [name for name in self._frame() if not os.path.isdir(self._root / name)]
         if not absent:
             return StorageError(f"something in {self.location} vanished while it was in use")
         return StorageError(
@@ -272,10 +280,17 @@ class LocalBackend:
             raise DamagedObject(f"{describe(kind, name)} in {self.location} became shorter while it was read")
 
     def _directory(self, kind: ObjectKind) -> Path:
-        return self._root if kind is ObjectKind.CONFIG else self._root / kind.value
+        return self._root if kind is ObjectKind.CONFIG else self._root / self._folders[kind]
 
     def _path(self, kind: ObjectKind, name: str) -> str:
-        return f"{self._root}/{object_path(kind, name)}"  # text: a Path costs as much as reading a small frame
+        path = object_path(kind, name)
+        if kind is not ObjectKind.CONFIG:
+            path = self._folders[kind] + path[len(kind.value) :]
+        return f"{self._root}/{path}"  # text: a Path costs as much as reading a small frame
+
+    def _frame(self) -> tuple[str, ...]:
+        """What `create` makes below the root."""
+        return (*self._folders.values(), _TEMPORARY)
 
     def _ready_directory(self, directory: str) -> None:
         """Make one of the 256 pack directories, and its name durable even if another process made it just now."""
@@ -321,12 +336,6 @@ class _LocalUpload:
             self._temporary.unlink(missing_ok=True)
 
 
-def _frame_directories() -> Iterator[str]:
-    """What `create` makes below the root."""
-    yield from (kind.value for kind in DIRECTORY_KINDS)
-    yield _TEMPORARY
-
-
 def _make_directories(root: Path) -> list[Path]:
     """Make `root` and its missing parents; returns what was missing, the innermost first."""
     missing = []
@@ -339,9 +348,8 @@ def _make_directories(root: Path) -> list[Path]:
     return missing
 
 
-def _is_empty_frame(root: Path) -> bool:
+def _is_empty_frame(root: Path, ours: Collection[str]) -> bool:
     """Whether nothing is there but empty directories of ours, which an interrupted `create` leaves."""
-    ours = set(_frame_directories())
     with os.scandir(root) as entries:
         return all(entry.name in ours and entry.is_dir() and not os.listdir(entry) for entry in entries)
 
@@ -351,9 +359,9 @@ def _pack_directories(packs: Path) -> list[Path]:
         return [Path(entry) for entry in entries if _PACK_DIRECTORY.fullmatch(entry.name) and entry.is_dir()]
 
 
-def _objects_in(directory: Path, root: Path, kind: ObjectKind) -> list[ObjectInfo]:
+def _objects_in(directory: Path, kind: ObjectKind) -> list[ObjectInfo]:
     """The objects of `kind` right in `directory`. Raises OSError, but not for what is deleted meanwhile."""
-    prefix = "" if directory == root else f"{directory.relative_to(root).as_posix()}/"
+    prefix = {ObjectKind.CONFIG: "", ObjectKind.PACK: f"{kind.value}/{directory.name}/"}.get(kind, f"{kind.value}/")
     found = []
     with os.scandir(directory) as entries:
         for entry in entries:
