@@ -13,16 +13,19 @@ import msgspec
 from aiohttp import web
 
 from api.config import ServerConfig, load_server_keys
+from api.dataplane.routes import add_routes
 from api.db.engine import Database
 from api.middleware import add_headers, answer_problems, give_request_id
 from api.openapi import make_document
-from api.routes import auth, operations, tenants
+from api.routes import auth, operations, stores, tenants
 from api.routing import Route, make_handler
 from api.services.accounts import Accounts
 from api.services.auditing import AuditLog
 from api.services.authentication import Authenticator
 from api.services.housekeeping import Housekeeping
 from api.services.members import Members
+from api.services.scrub import Scrub
+from api.services.stores import Stores
 from api.services.tenants import Tenants
 from api.services.tokens import Tokens
 from api.state import OPENAPI, SERVICES, Services, Threads
@@ -31,6 +34,7 @@ from bfrepo.core.clock import Clock
 ROUTE_MODULES: Final[tuple[ModuleType, ...]] = (
     auth,
     tenants,
+    stores,
     operations,
 )
 """Every module of `routes/`, in the order of the documentation."""
@@ -40,6 +44,8 @@ log: Final = logging.getLogger("backupforge.server")
 _HOUSEKEEPING_S: Final = 3600.0
 _LOGIN_THREADS: Final = 2
 _LOGINS_AT_ONCE: Final = 64
+_DATA_THREADS: Final = 8
+_SCRUB_S: Final = 3600.0
 
 
 def all_routes() -> tuple[Route, ...]:
@@ -66,15 +72,19 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
         tenants=Tenants(database, clock),
         members=Members(database, clock),
         audit_log=AuditLog(database),
+        stores=Stores(database, clock, config.stores),
+        data_threads=Threads(_DATA_THREADS, "data"),
         logins=Threads(_LOGIN_THREADS, "logins", at_most=_LOGINS_AT_ONCE),
         authenticate=lambda token, scope: threads.run(authenticator.authenticate, token, scope),
     )
     app[OPENAPI] = msgspec.json.encode(make_document(all_routes()))
     for route in all_routes():
         app.router.add_route(route.method, route.path, make_handler(route), name=route.name)
+    add_routes(app)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_housekeeping)
+    app.cleanup_ctx.append(_scrubbing)
     return app
 
 
@@ -84,6 +94,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     yield
     services.threads.close()
     services.logins.close()
+    services.data_threads.close()
     services.database.close()
 
 
@@ -104,3 +115,26 @@ async def _clean_up(services: Services) -> None:
             await services.threads.run(housekeeping.run)
         except Exception:  # the database may be away for a while
             log.exception("housekeeping failed; it is tried again in an hour")
+
+
+async def _scrubbing(app: web.Application) -> AsyncIterator[None]:
+    """What clients have stored is counted when the server starts, and examined all the time, in a thread of its own."""
+    services = app[SERVICES]
+    scrub = Scrub(services.database, services.clock, services.stores)
+    thread = Threads(1, "scrub")
+    task = asyncio.create_task(_scrub(thread, scrub))
+    yield
+    scrub.stop()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    thread.close()
+
+
+async def _scrub(thread: Threads, scrub: Scrub) -> None:
+    while True:
+        try:
+            await thread.run(scrub.run)
+        except Exception:  # the database may be away for a while
+            log.exception("what clients have stored could not be examined; it is tried again in an hour")
+        await asyncio.sleep(_SCRUB_S)

@@ -19,6 +19,7 @@ from api.problems import Problem
 from api.services.accounts import Accounts
 from api.services.auditing import AuditLog
 from api.services.members import Members
+from api.services.stores import Stores
 from api.services.tenants import Tenants
 from api.services.tokens import Tokens
 from bfrepo.core.clock import Clock
@@ -67,10 +68,15 @@ class Services:
     tenants: Tenants
     members: Members
     audit_log: AuditLog
+    stores: Stores
+    data_threads: Threads
+    """Threads for what clients store and read, so that it does not hold up other work."""
     logins: Threads
     """Threads for what hashes passwords, so that it does not hold up other work."""
     authenticate: Callable[[str, str | None], Awaitable[Caller]]
     """The caller whom a token names, if it allows the scope. Raises Problem (401, 403)."""
+    likely_hashes: dict[str, str] = field(default_factory=dict)
+    """By a store's ID the hash that its last object was named by, which the next one probably is, too."""
 
 
 SERVICES: Final = web.AppKey("services", Services)

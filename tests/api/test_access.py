@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from api.app import all_routes
-from api.db.schema import api_tokens, invitations
+from api.db.schema import api_tokens, invitations, stores
 from api.identity import Access, Role
 from api.routing import Route
 from api.services.accounts import new_invitation
@@ -66,6 +66,14 @@ def _invitation(stage: Stage) -> dict[str, str]:
     return {"id": stage.tenants["alpha"], "invitation": key}
 
 
+def _store(stage: Stage) -> dict[str, str]:
+    key = secrets.token_hex(16)
+    with stage.database() as database, database.write() as connection:
+        row = {"id": key, "name": key, "bytes": 0, "created": stage.now}
+        connection.execute(insert(stores).values(tenant_id=stage.tenants["alpha"], **row))
+    return {"id": key}
+
+
 _CREDENTIALS = {"email": "nobody@example.org", "password": PASSWORD}
 
 ROWS: Final = {
@@ -93,6 +101,9 @@ ROWS: Final = {
     "GET /api/tenants/{id}/invitations": Row("404 403 403 200 200", parts=_tenant),
     "POST /api/tenants/{id}/invitations": Row("404 403 403 201 201", {"role": "viewer"}, _tenant),
     "DELETE /api/tenants/{id}/invitations/{invitation}": Row("404 403 403 204 204", parts=_invitation),
+    "GET /api/stores": Row("200 200 200 200 200"),
+    "GET /api/stores/{id}": Row("404 200 200 200 404", parts=_store),
+    "DELETE /api/stores/{id}": Row("404 403 403 204 404", parts=_store),
     "GET /healthz": Row("200"),
     "GET /readyz": Row("200"),
     "GET /openapi.json": Row("200"),
