@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 _KEEP: Final = "Back up and restore"
 _LOOK: Final = "Look inside"
 _CARE: Final = "Look after it"
+_MOVE: Final = "From and to other programs"
 _AUTOMATE: Final = "Let it run by itself"
 _REST: Final = "The program"
 
@@ -53,6 +54,7 @@ COMMANDS: Final = {
     "copy": Entry("cli.commands.copy", _CARE, "Copy snapshots to another repository."),
     "storage": Entry("cli.commands.storage", _CARE, "Try out a storage: is it right, and how fast?"),
     "key": Entry("cli.commands.key", _CARE, "List, add, remove and change passwords."),
+    "vma": Entry("cli.commands.vma", _MOVE, "Unpack and make archives of virtual machines (VMA)."),
     "run": Entry("cli.commands.run", _AUTOMATE, "Back up, forget, prune and check as a profile says."),
     "schedule": Entry("cli.commands.schedule", _AUTOMATE, "Run profiles at fixed times, by systemd or cron."),
     "server": Entry("cli.commands.server", _AUTOMATE, "Serve statistics, snapshots, jobs and stores over HTTP."),
