@@ -11,7 +11,7 @@ called says the table ROUTES. Answers are those that restic and rest-server give
 
 from __future__ import annotations
 
-import binascii
+import base64
 import errno
 import logging
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import BasicAuth, web
+from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dataplane.receiving import receive
@@ -74,17 +74,14 @@ def _make_handler(route: DataRoute) -> Callable[[web.Request], Awaitable[web.Str
 
 
 async def _authenticate(request: web.Request, services: Services, scope: str) -> Caller:
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     try:
-        token = BasicAuth.decode(request.headers.get("Authorization", ""), "utf-8").password
-    except (ValueError, binascii.Error) as error:
-        raise _unauthorized() from error
+        _user, _, token = base64.b64decode(credentials if scheme.lower() == "basic" else "").decode().partition(":")
+    except ValueError:  # neither Base64 nor text
+        token = ""
     if not token.startswith(TOKEN_PREFIX):
-        raise _unauthorized()
+        raise Problem(HTTPStatus.UNAUTHORIZED, "no-token", "give any user and, as the password, an API token")
     return await services.authenticate(token, scope)
-
-
-def _unauthorized() -> Problem:
-    return Problem(HTTPStatus.UNAUTHORIZED, "no-token", "give any user and, as the password, an API token")
 
 
 def _refusal(problem: Problem) -> web.Response:
