@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import ModuleType
@@ -15,25 +16,36 @@ from aiohttp import web
 from api.config import ServerConfig, load_server_keys
 from api.dataplane.routes import add_routes
 from api.db.engine import Database
+from api.downloads import Downloads
 from api.middleware import add_headers, answer_problems, give_request_id
 from api.openapi import make_document
-from api.routes import auth, operations, stores, tenants
+from api.routes import auth, operations, repositories, snapshots, storage, stores, tenants
 from api.routing import Route, make_handler
 from api.services.accounts import Accounts
 from api.services.auditing import AuditLog
 from api.services.authentication import Authenticator
+from api.services.catalogue import Catalogue
+from api.services.contents import Contents
 from api.services.housekeeping import Housekeeping
+from api.services.measuring import Measurer
 from api.services.members import Members
+from api.services.opened import OpenRepositories
+from api.services.repositories import Repositories
 from api.services.scrub import Scrub
+from api.services.snapshots import Snapshots
+from api.services.storage import Storage
 from api.services.stores import Stores
 from api.services.tenants import Tenants
 from api.services.tokens import Tokens
-from api.state import OPENAPI, SERVICES, Services, Threads
+from api.state import OPENAPI, SERVICES, FairThreads, Services, Threads
 from bfrepo.core.clock import Clock
 
 ROUTE_MODULES: Final[tuple[ModuleType, ...]] = (
     auth,
     tenants,
+    repositories,
+    snapshots,
+    storage,
     stores,
     operations,
 )
@@ -46,6 +58,9 @@ _LOGIN_THREADS: Final = 2
 _LOGINS_AT_ONCE: Final = 64
 _DATA_THREADS: Final = 8
 _SCRUB_S: Final = 3600.0
+_READING_THREADS: Final = 12
+_READING_OF_A_TENANT: Final = 4
+_LOOK_S: Final = 60.0
 
 
 def all_routes() -> tuple[Route, ...]:
@@ -60,6 +75,10 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
     database = Database(config.database, connections=config.threads)
     threads = Threads(config.threads)
     authenticator = Authenticator(database, keys, clock)
+    known = Repositories(database, keys, clock, config)
+    opened = OpenRepositories(known.open, clock)
+    catalogue = Catalogue(opened, clock)
+    listed = Snapshots(database, known, opened, catalogue)
 
     app[SERVICES] = Services(
         config=config,
@@ -73,6 +92,15 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
         members=Members(database, clock),
         audit_log=AuditLog(database),
         stores=Stores(database, clock, config.stores),
+        repositories=known,
+        opened=opened,
+        catalogue=catalogue,
+        snapshots=listed,
+        contents=Contents(listed, opened),
+        storage=Storage(database, known, listed, opened, clock),
+        measurer=Measurer(database, opened, catalogue, clock),
+        reading=FairThreads(_READING_THREADS, "reading", _READING_OF_A_TENANT),
+        downloads=Downloads(),
         data_threads=Threads(_DATA_THREADS, "data"),
         logins=Threads(_LOGIN_THREADS, "logins", at_most=_LOGINS_AT_ONCE),
         authenticate=lambda token, scope: threads.run(authenticator.authenticate, token, scope),
@@ -85,6 +113,7 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_housekeeping)
     app.cleanup_ctx.append(_scrubbing)
+    app.cleanup_ctx.append(_looking_after_repositories)
     return app
 
 
@@ -95,6 +124,10 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     services.threads.close()
     services.logins.close()
     services.data_threads.close()
+    services.downloads.close()
+    services.reading.close()
+    services.catalogue.close()
+    services.opened.close()
     services.database.close()
 
 
@@ -108,13 +141,36 @@ async def _housekeeping(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _clean_up(services: Services) -> None:
-    housekeeping = Housekeeping(services.database, services.clock, services.config.stores)
+    housekeeping = Housekeeping(services.database, services.clock, services.config.stores, services.config.caches)
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         try:
             await services.threads.run(housekeeping.run)
         except Exception:  # the database may be away for a while
             log.exception("housekeeping failed; it is tried again in an hour")
+
+
+async def _looking_after_repositories(app: web.Application) -> AsyncIterator[None]:
+    """Repositories that nobody looks into are closed, and those that are due are measured, in a thread of its own."""
+    services, stop = app[SERVICES], threading.Event()
+    thread = Threads(1, "measuring")
+    task = asyncio.create_task(_measure(thread, services, stop))
+    yield
+    stop.set()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    thread.close()
+
+
+async def _measure(thread: Threads, services: Services, stop: threading.Event) -> None:
+    while True:
+        try:
+            await services.threads.run(services.opened.close_idle)
+            await thread.run(services.measurer.run, stop.is_set)
+        except Exception:  # the database may be away for a while
+            log.exception("repositories could not be measured; it is tried again in a minute")
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _scrubbing(app: web.Application) -> AsyncIterator[None]:

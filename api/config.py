@@ -32,6 +32,9 @@ class ServerConfig:
     """How clients reach the server, where a proxy stands before it; for the links it prints and sends."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses whose X-Forwarded-For is believed."""
+    allowed_locations: tuple[str, ...] = ()
+    """Where tenants' repositories may be beside their own stores: beginnings of locations; {tenant} stands for the ID
+    of the tenant who asks."""
     runner: str = "embedded"
     """`embedded` runs jobs in the server's process, `procrastinate` leaves them to workers."""
     password_cost: int = 12
@@ -45,6 +48,11 @@ class ServerConfig:
     def stores(self) -> Path:
         """Where the data plane keeps what clients send, a folder for each tenant."""
         return self.data / "stores"
+
+    @property
+    def caches(self) -> Path:
+        """Where the server keeps what it knows of repositories that are far away, a folder for each tenant."""
+        return self.data / "caches"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,15 +70,24 @@ def _query_parameters(route: Route, schemas: dict[str, Any], components: dict[st
 
 def _responses(route: Route, schemas: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     if route.streams:
-        yield route.status.value, {"description": "OK", "content": {route.streams: {}}}
+        yield route.status.value, {"description": "OK", "content": _streamed(route)}
     elif route.result is None:
         yield HTTPStatus.NO_CONTENT.value, {"description": "Done"}
     else:
         content = {"application/json": {"schema": schemas[repr(route.result)]}}
         yield route.status.value, {"description": "OK", "content": content}
+    for status in route.also:
+        described: dict[str, Any] = {"description": status.phrase}
+        if status is not HTTPStatus.NOT_MODIFIED:
+            described["content"] = _streamed(route)
+        yield status.value, described
     problem = {PROBLEM_TYPE: {"schema": schemas[repr(ProblemBody)]}}
     for status in sorted({*route.problems, *_usual_problems(route)}):
         yield status.value, {"description": status.phrase, "content": problem}
+
+
+def _streamed(route: Route) -> dict[str, Any]:
+    return {media_type.strip(): {} for media_type in (route.streams or "").split(",")}
 
 
 def _usual_problems(route: Route) -> Iterator[HTTPStatus]:

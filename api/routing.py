@@ -79,8 +79,8 @@ Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One route. `result` is the type of the answer, None where there is no body; `streams` its media type where the
-    handler answers for itself."""
+    """One route. `result` is the type of the answer, None where there is no body; `streams` its media type, or
+    types with commas between, where the handler answers for itself."""
 
     method: str
     path: str
@@ -92,6 +92,8 @@ class Route:
     result: Any = None
     streams: str | None = None
     status: HTTPStatus = HTTPStatus.OK
+    also: tuple[HTTPStatus, ...] = ()
+    """Other statuses that an answer has which is no problem."""
     problems: tuple[HTTPStatus, ...] = ()
     scope: str | None = None
     """What an API token must allow for this route; None for routes that no token but a login opens."""

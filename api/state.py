@@ -9,16 +9,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from typing import Final, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
 from api.config import ServerConfig, ServerKeys
 from api.db.engine import Database
+from api.downloads import Downloads
 from api.identity import Caller
 from api.problems import Problem
 from api.services.accounts import Accounts
 from api.services.auditing import AuditLog
+from api.services.catalogue import Catalogue
+from api.services.contents import Contents
+from api.services.measuring import Measurer
 from api.services.members import Members
+from api.services.opened import OpenRepositories
+from api.services.repositories import Repositories
+from api.services.snapshots import Snapshots
+from api.services.storage import Storage
 from api.services.stores import Stores
 from api.services.tenants import Tenants
 from api.services.tokens import Tokens
@@ -54,6 +63,23 @@ class Threads:
         self._pool.shutdown(cancel_futures=True)
 
 
+class FairThreads(Threads):
+    """Threads of which a tenant gets some and no more, so that a storage that hangs holds up its owner alone."""
+
+    def __init__(self, count: int, name: str, of_a_tenant: int) -> None:
+        super().__init__(count, name)
+        self._of_a_tenant = of_a_tenant
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def run_for(self, tenant_id: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `run`, when the tenant's turn has come."""
+        turn = self._turns.get(tenant_id)
+        if turn is None:
+            turn = self._turns[tenant_id] = asyncio.Semaphore(self._of_a_tenant)
+        async with turn:
+            return await self.run(work, *args, **kwargs)
+
+
 @dataclass(slots=True)
 class Services:
     """What handlers work with. Made by `make_app`, one for each application."""
@@ -69,6 +95,16 @@ class Services:
     members: Members
     audit_log: AuditLog
     stores: Stores
+    repositories: Repositories
+    opened: OpenRepositories
+    catalogue: Catalogue
+    snapshots: Snapshots
+    contents: Contents
+    storage: Storage
+    measurer: Measurer
+    reading: FairThreads
+    """Threads for what looks into repositories, whose storage may be far away or not answer."""
+    downloads: Downloads
     data_threads: Threads
     """Threads for what clients store and read, so that it does not hold up other work."""
     logins: Threads

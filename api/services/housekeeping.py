@@ -29,11 +29,11 @@ _KEPT: Final = frozenset({"audit"})
 class Housekeeping:
     """Clears away. Thread-safe."""
 
-    def __init__(self, database: Database, clock: Clock, stores: Path) -> None:
-        """`stores` has a folder for each tenant, named by its ID."""
+    def __init__(self, database: Database, clock: Clock, *places: Path) -> None:
+        """Each of `places` has a folder for each tenant, named by its ID: what is stored, and what is cached."""
         self._database = database
         self._clock = clock
-        self._stores = stores
+        self._places = places
 
     def run(self) -> None:
         """Clear away all that is due."""
@@ -56,9 +56,9 @@ class Housekeeping:
         with self._database.write() as connection:
             if connection.execute(still.with_for_update()).scalar() is None:  # restored, or gone, at this moment
                 return
-            folder = self._stores / tenant_id
-            if folder.exists():
-                shutil.rmtree(folder)
+            for folder in [place / tenant_id for place in self._places]:
+                if folder.exists():
+                    shutil.rmtree(folder)
             for table in reversed(metadata.sorted_tables):
                 if "tenant_id" in table.c and table.name not in _KEPT:
                     connection.execute(Tenancy(tenant_id).delete(table))

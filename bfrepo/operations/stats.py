@@ -81,6 +81,26 @@ def stats(
     return StatsResult(found, total, len(packs), sum(pack.size for pack in packs))
 
 
+def total_sizes(
+    repository: Repository,
+    snapshots: Mapping[bytes, Snapshot],
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
+) -> Sizes:
+    """What snapshots cost together, as `total` of `stats`, in the time that one snapshot of all their trees would take.
+
+    What cannot be read is reported and not counted. Raises Interrupted. The index has to be fresh.
+    """
+    forest = _Forest(repository.loader, repository.index.table, reporter, cancelled)
+    total = Sizes()
+    for snapshot in snapshots.values():
+        files, size = forest.restore_size(snapshot.tree)
+        total.files += files
+        total.restore_size += size
+    total.blobs, total.unique, total.stored = forest.all_blob_sizes()
+    return total
+
+
 def content_stats(
     repository: Repository, snapshots: Iterable[Snapshot], reporter: Reporter, cancelled: Callable[[], bool]
 ) -> ContentSizes:
@@ -119,6 +139,7 @@ class _Tree:
     size: int
     all_files: int = 0
     all_size: int = 0
+    has_links: bool = False
 
 
 @dataclass(slots=True)
@@ -159,6 +180,24 @@ class _Forest:
         reach.size += sum(links.values())
         return reach
 
+    def restore_size(self, root: bytes) -> tuple[int, int]:
+        """Files and bytes of a root tree, looking only where hard links are."""
+        self._load_below(root)
+        links: dict[tuple[int, int], int] = {}
+        seen, stack = {root}, [root]
+        while stack:
+            tree = self._trees[stack.pop()]
+            links.update(tree.links)
+            fresh = [each for each in tree.subtrees if each not in seen and self._trees[each].has_links]
+            seen.update(fresh)
+            stack += fresh
+        top = self._trees[root]
+        return top.all_files, top.all_size + sum(links.values())
+
+    def all_blob_sizes(self) -> tuple[int, int, int]:
+        """As `blob_sizes` for all that was met."""
+        return len(self._blob_sizes), sum(self._blob_sizes), round(sum(self._blob_shares))
+
     def sizes(self, reach: _Reach) -> Sizes:
         """The reach in numbers."""
         blobs, unique, stored = self.blob_sizes(reach.blobs)
@@ -188,6 +227,7 @@ class _Forest:
         below = [self._trees[each] for each in tree.subtrees]
         tree.all_files = tree.files + sum(each.all_files for each in below)
         tree.all_size = tree.size + sum(each.all_size for each in below)
+        tree.has_links = bool(tree.links) or any(each.has_links for each in below)
 
     def _load(self, tree_id: bytes, path: bytes) -> list[Node]:
         try:

@@ -57,7 +57,7 @@ _OPEN_FILES = 32
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
-_USUAL_FOLDERS: Final = MappingProxyType({kind: kind.value for kind in DIRECTORY_KINDS})
+_USUAL_FOLDERS: Final[Mapping[ObjectKind, str]] = MappingProxyType({kind: kind.value for kind in DIRECTORY_KINDS})
 
 _PACK_DIRECTORY = re.compile(r"[0-9a-f]{2}")
 

@@ -32,6 +32,9 @@ class S3Options:
     object_lock_days: int | None = None
     ca_file: str | None = None
     connections: int = 8
+    access_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+    """Both replace whatever AWS's environment and files say. They are no options that can be written down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """botocore, set up so that it talks to AWS and to whatever else speaks S3.
 
 Keys come from where AWS's own tools have them: the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_SESSION_TOKEN), `~/.aws/credentials` and `config` with their profiles, single sign-on, or the role of the machine.
+AWS_SESSION_TOKEN), `~/.aws/credentials` and `config` with their profiles, single sign-on, or the role of the machine;
+none of them counts where the options name a key.
 
 What is set otherwise than botocore's default, and why:
     retries        none: bfrepo/storage/retry.py does them, for every kind of storage alike
@@ -67,6 +68,8 @@ def make_client(location: S3Location, options: S3Options) -> Any:
     )
     try:
         session = botocore.session.Session(profile=options.profile)
+        if options.access_key is not None and options.secret_key is not None:
+            session.set_credentials(options.access_key, options.secret_key)
         client = session.create_client(
             "s3",
             region_name=_region(location, options, session.get_config_variable("region")),

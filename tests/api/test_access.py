@@ -20,6 +20,7 @@ from api.routing import Route
 from api.services.accounts import new_invitation
 from api.services.authentication import hash_secret
 from tests.support.server import PASSWORD, Client, Stage
+from tests.support.stored import Stored, take_up
 
 CALLERS: Final = ("beta.admin", "alpha.viewer", "alpha.operator", "alpha.admin", "main.root")
 """In the order of the columns: another tenant's administrator, the roles, and the server's administrator."""
@@ -29,13 +30,14 @@ CALLERS: Final = ("beta.admin", "alpha.viewer", "alpha.operator", "alpha.admin",
 class Row:
     """What a route answers to each of CALLERS about something of alpha's; a public route answers all with one status.
 
-    `parts` makes that something anew for each call, and gives the path's parts; `body` may be a function, too.
+    `parts` makes that something anew for each call, and gives the path's parts; `body` may be a function, too. `query`
+    gets the parts as well.
     """
 
     statuses: str
     body: Any = None
     parts: Callable[[Stage], Mapping[str, str]] = field(default=lambda stage: {})
-    query: Mapping[str, str] | None = None
+    query: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None
 
     @property
     def expected(self) -> dict[str, int]:
@@ -74,6 +76,38 @@ def _store(stage: Stage) -> dict[str, str]:
     return {"id": key}
 
 
+def _repository(stage: Stage) -> dict[str, str]:
+    return {"id": _stored(stage).id}
+
+
+def _removable_repository(stage: Stage) -> dict[str, str]:
+    name = secrets.token_hex(8) if "mine" in stage.notes else "mine"
+    stage.notes["mine"] = take_up(stage, name=name)
+    return _repository(stage)
+
+
+def _snapshot(stage: Stage) -> dict[str, str]:
+    stored = _stored(stage)
+    first = stored.snapshots[0] if stored.snapshots else stored.back_up({"file": b"content"})
+    return {"id": first, "other": first}
+
+
+def _new_snapshot(stage: Stage) -> dict[str, str]:
+    return {"id": _stored(stage).back_up({"file": secrets.token_bytes(8)})}
+
+
+def _stored(stage: Stage) -> Stored:
+    if "mine" not in stage.notes:
+        stage.notes["mine"] = take_up(stage)
+    stored: Stored = stage.notes["mine"]
+    return stored
+
+
+def _new_repository() -> dict[str, Any]:
+    name = secrets.token_hex(8)
+    return {"name": name, "location": f"store:{name}", "create": True}
+
+
 _CREDENTIALS = {"email": "nobody@example.org", "password": PASSWORD}
 
 ROWS: Final = {
@@ -101,6 +135,23 @@ ROWS: Final = {
     "GET /api/tenants/{id}/invitations": Row("404 403 403 200 200", parts=_tenant),
     "POST /api/tenants/{id}/invitations": Row("404 403 403 201 201", {"role": "viewer"}, _tenant),
     "DELETE /api/tenants/{id}/invitations/{invitation}": Row("404 403 403 204 204", parts=_invitation),
+    "GET /api/repositories": Row("200 200 200 200 200"),
+    "POST /api/repositories": Row("201 403 403 201 201", _new_repository),
+    "GET /api/repositories/{id}": Row("404 200 200 200 404", parts=_repository),
+    "DELETE /api/repositories/{id}": Row("404 403 403 204 404", parts=_removable_repository),
+    "GET /api/snapshots": Row("200 200 200 200 200"),
+    "GET /api/snapshots/{id}": Row("404 200 200 200 404", parts=_snapshot),
+    "PATCH /api/snapshots/{id}": Row("404 403 200 200 404", {"tags": ["kept"]}, _new_snapshot),
+    "DELETE /api/snapshots/{id}": Row("404 403 403 204 404", parts=_new_snapshot),
+    "GET /api/snapshots/{id}/tree": Row("404 200 200 200 404", parts=_snapshot),
+    "GET /api/snapshots/{id}/file": Row("404 200 200 200 404", parts=_snapshot, query=lambda parts: {"path": "file"}),
+    "GET /api/snapshots/{id}/archive": Row("404 200 200 200 404", parts=_snapshot),
+    "GET /api/snapshots/{id}/diff/{other}": Row("404 200 200 200 404", parts=_snapshot),
+    "GET /api/storage/stats": Row("200 200 200 200 200"),
+    "GET /api/storage/history": Row("200 200 200 200 200"),
+    "GET /api/storage/largest": Row(
+        "404 200 200 200 404", parts=_snapshot, query=lambda parts: {"snapshot": parts["id"]}
+    ),
     "GET /api/stores": Row("200 200 200 200 200"),
     "GET /api/stores/{id}": Row("404 200 200 200 404", parts=_store),
     "DELETE /api/stores/{id}": Row("404 403 403 204 404", parts=_store),
@@ -123,9 +174,10 @@ def test_who_gets_in(stage: Stage, name: str) -> None:
     route, row = ROUTES[name], ROWS[name]
 
     async def answer(client: Client, **who: Any) -> int:
-        path = route.path.format(**row.parts(stage))
+        parts = row.parts(stage)
         body = row.body() if callable(row.body) else row.body
-        return (await client.ask(route.method, path, json=body, params=row.query, **who)).status
+        query = row.query(parts) if row.query else None
+        return (await client.ask(route.method, route.path.format(**parts), json=body, params=query, **who)).status
 
     async def talk(client: Client) -> None:
         shut = {kind: await answer(client, token=token) for kind, token in _bad_tokens(stage).items()}

@@ -103,6 +103,8 @@ class Stage:
     tenants: dict[str, str] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What tests keep with it."""
 
     def run(self, talk: Callable[[Client], Awaitable[None]]) -> None:
         """Start a server in this process, talk with it, and end it."""

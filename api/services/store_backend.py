@@ -1,0 +1,52 @@
+"""A store of the data plane, opened where it lies: the objects that clients send, for work on the server itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from api.services.store_files import StoreFolder
+from bfrepo.core.errors import RepositoryExists, RepositoryNotFound, StorageDenied
+from bfrepo.storage.base import ObjectKind
+from bfrepo.storage.local import LocalBackend
+
+_FOLDERS: Final = MappingProxyType({ObjectKind.PACK: "data", ObjectKind.CLAIM: "locks"})
+"""What restic's protocol calls otherwise than we do."""
+
+
+class StoreBackend(LocalBackend):
+    """The folder of a store. Messages name the store, and nothing of the server's disk.
+
+    Of an `append_only` one nothing is deleted but claims, as clients of the data plane may delete nothing else.
+    """
+
+    def __init__(self, root: Path, name: str, *, append_only: bool) -> None:
+        super().__init__(root, folders=_FOLDERS)
+        self._folder = root
+        self._name = name
+        self._append_only = append_only
+
+    @property
+    def location(self) -> str:
+        """The store as its owner names it."""
+        return f"store:{self._name}"
+
+    def create(self) -> None:
+        """See `Backend.create`. A store that clients have made but not filled is fine."""
+        folder = StoreFolder(self._folder)
+        folder.create()
+        if any(next(iter(self.list(kind)), None) for kind in ObjectKind):
+            raise RepositoryExists(f"{self.location} is not empty", hint="choose another name")
+
+    def load(self, kind: ObjectKind, name: str) -> bytes:
+        """See `Backend.load`. A store that is not there has no repository."""
+        if kind is ObjectKind.CONFIG and not self._folder.is_dir():
+            raise RepositoryNotFound(f"there is no {self.location}", hint='to make it, send "create": true')
+        return super().load(kind, name)
+
+    def delete(self, kind: ObjectKind, name: str) -> None:
+        """See `Backend.delete`."""
+        if kind is not ObjectKind.CLAIM and self._append_only:
+            raise StorageDenied(f"{self.location} is append-only: nothing in it can be deleted")
+        super().delete(kind, name)
