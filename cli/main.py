@@ -54,6 +54,8 @@ COMMANDS: Final = {
     "copy": Entry("cli.commands.copy", _CARE, "Copy snapshots to another repository."),
     "storage": Entry("cli.commands.storage", _CARE, "Try out a storage: is it right, and how fast?"),
     "key": Entry("cli.commands.key", _CARE, "List, add, remove and change passwords."),
+    "import": Entry("cli.commands.imports", _MOVE, "Make snapshots of a tar archive."),
+    "export": Entry("cli.commands.export", _MOVE, "Write a snapshot as a tar archive."),
     "vma": Entry("cli.commands.vma", _MOVE, "Unpack and make archives of virtual machines (VMA)."),
     "run": Entry("cli.commands.run", _AUTOMATE, "Back up, forget, prune and check as a profile says."),
     "schedule": Entry("cli.commands.schedule", _AUTOMATE, "Run profiles at fixed times, by systemd or cron."),

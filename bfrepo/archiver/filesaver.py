@@ -62,7 +62,7 @@ class FileSaver:
         self._saver = saver
         self._chunker = chunker
         self._cancelled = cancelled
-        self._small_file = min(LARGE_CHUNK, chunker.minimum)
+        self.small_file: Final = min(LARGE_CHUNK, chunker.minimum)
         self._local = threading.local()
         self._buffers = _BufferPool(max(_BUFFER_SIZE, 2 * chunker.maximum))
 
@@ -71,7 +71,7 @@ class FileSaver:
 
         The result is parallel to `entries` and may be shorter; None stands for a file that `save` has to read.
         """
-        limit = self._small_file
+        limit = self.small_file
         small = list(takewhile(lambda entry: entry.stat.size <= limit, entries))
         if not small:
             return [None]
@@ -97,6 +97,12 @@ class FileSaver:
             return saved, file.changed(node)
         finally:
             file.close()
+
+    def save_open(self, file: OpenFile) -> PendingFile:
+        """Read a file that is open already, as those of an archive are, and whose node says its name."""
+        saved = PendingFile(file.node())
+        self._read(file, saved)
+        return saved
 
     def _read(self, file: OpenFile, saved: PendingFile) -> None:
         node, position = saved.node, 0

@@ -10,6 +10,7 @@ from functools import partial
 
 from bfrepo.archiver.archiver import Archiver, ArchiveStats
 from bfrepo.archiver.filesaver import FileSaver
+from bfrepo.archiver.members import MemberArchiver
 from bfrepo.archiver.parent import ParentPolicy, ParentTree
 from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import Interrupted, ObjectNotFound
@@ -23,7 +24,7 @@ from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.packing import SaverStats
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.saver import Saver, SaverOptions
-from bfrepo.sources.base import Source
+from bfrepo.sources.base import MemberSource, Source
 from bfrepo.storage.discard import DiscardingBackend
 
 _MOST_PASSES = 3
@@ -67,7 +68,7 @@ class BackupResult:
 
 def backup(
     repository: Repository,
-    open_source: Callable[[], Source],
+    open_source: Callable[[], Source | MemberSource],
     options: BackupOptions,
     reporter: Reporter,
     cancelled: Callable[[], bool],
@@ -88,7 +89,7 @@ def backup(
 
 def _one_pass(
     repository: Repository,
-    open_source: Callable[[], Source],
+    open_source: Callable[[], Source | MemberSource],
     options: BackupOptions,
     reporter: Reporter,
     cancelled: Callable[[], bool],
@@ -164,7 +165,7 @@ class _Session:
         target = DiscardingBackend(repository.backend) if options.dry_run else None
         self.saver: Saver = repository.make_saver(self._storing, backend=target)
 
-    def archive(self, source: Source) -> tuple[bytes, ArchiveStats]:
+    def archive(self, source: Source | MemberSource) -> tuple[bytes, ArchiveStats]:
         """Store everything the source holds; the root tree. On an interruption what was stored is kept."""
         try:
             tree, stats = self._archive(source)
@@ -188,7 +189,7 @@ class _Session:
             return None
         return f"{format_size(self.saver.stats.bytes_stored)} stored are kept and will be reused by the next backup"
 
-    def _archive(self, source: Source) -> tuple[bytes, ArchiveStats]:
+    def _archive(self, source: Source | MemberSource) -> tuple[bytes, ArchiveStats]:
         options, repository = self._options, self._repository
         parent = None
         if self._parent is not None:
@@ -200,6 +201,9 @@ class _Session:
             )
             parent = ParentTree(repository.loader, self.saver, policy)
         files = FileSaver(self.saver, repository.config.make_chunker(), self._cancelled)
+        if isinstance(source, MemberSource):
+            members = MemberArchiver(self.saver, files, self._reporter, self._cancelled)
+            return members.save(source), members.stats
         archiver = Archiver(self.saver, files, parent, self._reporter, self._cancelled, readers=options.readers)
         tree = archiver.save(source, self._parent.tree if self._parent is not None else b"")
         return tree, archiver.stats

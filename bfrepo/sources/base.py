@@ -7,8 +7,9 @@ archiver never sees either. Listing, opening and reading raise OSError; the arch
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from bfrepo.data.node import Node, Stat
 
@@ -82,6 +83,27 @@ class Directory(Protocol):
 
     def close(self) -> None:
         """Release it. Idempotent."""
+
+
+class Member(NamedTuple):
+    """What comes with its path. `path` are the names from the root of the tree, at least one.
+
+    `link` is the path of an earlier member of which this is another name. `file` is set for a regular file, and must
+    be read before the next member is asked for.
+    """
+
+    path: tuple[bytes, ...]
+    node: Node
+    link: tuple[bytes, ...] | None = None
+    file: OpenFile | None = None
+
+
+class MemberSource(ABC):
+    """Something that cannot be walked, as it comes in an order of its own and once: an archive."""
+
+    @abstractmethod
+    def members(self) -> Iterator[Member]:
+        """Each member. Called once. Raises BackupForgeError where not all can be had."""
 
 
 class Source(Protocol):

@@ -121,7 +121,7 @@ def run(app: App, /, paths: Sequence[str], **flags: Any) -> int:
 
     what = choose_source(paths, flags, clock=app.clock, environment=app.settings.environment)
     options = _options(what, flags)
-    with app.open_repository() as repository, app.working() as work, ExitStack() as stack:
+    with app.open_repository(ahead=("index", "snapshots")) as repository, app.working() as work, ExitStack() as stack:
         display = work.display
         if what.can_be_scanned and display.wants_totals:
             stack.enter_context(BackgroundScan(lambda: what.open_source(ignore_errors), display.progress))
@@ -130,7 +130,7 @@ def run(app: App, /, paths: Sequence[str], **flags: Any) -> int:
     if app.output.as_json:
         app.output.line("summary", summary_fields(result, dry_run=options.dry_run))
     else:
-        _show(app.output, result, dry_run=options.dry_run)
+        show_result(app.output, result, dry_run=options.dry_run)
     return INCOMPLETE if result.snapshot.summary.errors else DONE
 
 
@@ -158,7 +158,8 @@ def _options(what: What, flags: dict[str, Any]) -> BackupOptions:
     )
 
 
-def _show(output: Output, result: BackupResult, *, dry_run: bool) -> None:
+def show_result(output: Output, result: BackupResult, *, dry_run: bool) -> None:
+    """What a backup did, in words."""
     summary, style = result.snapshot.summary, output.style
     counts = (summary.files_new, summary.files_changed, summary.files_unmodified)
     new, changed, unmodified = map(format_count, counts)
