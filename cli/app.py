@@ -9,7 +9,7 @@ import ctypes
 import functools
 import gc
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
@@ -108,10 +108,19 @@ class App:
         self.output.notice("warning", b"", message)
 
     def open_repository(
-        self, location: str | None = None, password: PasswordSource | None = None, *, hot: str | None = None
+        self,
+        location: str | None = None,
+        password: PasswordSource | None = None,
+        *,
+        hot: str | None = None,
+        ahead: Sequence[str] = (),
     ) -> Repository:
-        """The repository, opened. Who types the password may err a few times."""
+        """The repository, opened. Who types the password may err a few times.
+
+        `ahead` is what will be listed first, such as "snapshots": see `bfrepo.repository.repository.open_repository`.
+        """
         from bfrepo.repository.repository import open_repository
+        from bfrepo.storage.base import ObjectKind
 
         backend = self.open_backend(location, hot=hot)
         source = password or self.settings.password
@@ -125,7 +134,12 @@ class App:
         while True:
             try:
                 repository = open_repository(
-                    backend, self.clock, ask, cache_dir=self.settings.cache_dir, keep_objects=self._is_remote(location)
+                    backend,
+                    self.clock,
+                    ask,
+                    cache_dir=self.settings.cache_dir,
+                    keep_objects=self._is_remote(location),
+                    ahead=[ObjectKind(each) for each in ahead],
                 )
                 _refuse_downgrade(repository, source)
                 return repository

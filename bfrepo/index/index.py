@@ -69,6 +69,12 @@ class Index:
         self.revoked.update(content.revoked)
         self.objects.add(name)
 
+    def note_written(self, names: set[str]) -> None:
+        """Count index objects as taken in whose packs were added to the table when they were written."""
+        if names - self.objects:
+            self.objects |= names
+            self._save_cache()
+
     def active_flags(self) -> dict[bytes, list[PackFlag]]:
         """The flags that are not taken back, by pack ID."""
         active: dict[bytes, list[PackFlag]] = defaultdict(list)

@@ -12,6 +12,7 @@ again when the listings have changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -37,9 +38,9 @@ from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.operations.warming import Warmer, WarmUp
 from bfrepo.repository.config import ConfigHead, decode_config, is_as_written
 from bfrepo.repository.inventory import Inventory, list_packs, take_inventory
-from bfrepo.repository.repository import Repository, read_head
+from bfrepo.repository.repository import Repository, read_head_and_bytes
 from bfrepo.repository.verify import ObjectHasher, PackReading, PackSecrets, PackVerdict
-from bfrepo.storage.base import CONFIG_NAME, Backend, ObjectKind
+from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.layout import DIRECTORY_KINDS
 
 _MOST_LOOKS: Final = 3
@@ -104,12 +105,13 @@ def check(
     begun = repository.clock.monotonic()
     repository.doubt_cache()
     work = _Check(repository, options, reporter, cancelled)
-    packs = list_packs(repository)
+    packs = list_packs(repository) if options.read else {}
     chosen = {pack: packs[pack] for pack in options.read.choose(packs)} if options.read else {}
     at_hand = work.at_hand(chosen)
-    with work.read_packs(at_hand) as reading:
-        findings = [*_check_config(repository), *_check_keys(repository)]
+    with work.read_packs(at_hand) as reading, ThreadPoolExecutor(1, thread_name_prefix="check") as beside:
+        looking = beside.submit(lambda: [*_check_config(repository), *_check_keys(repository)])
         view = work.look_until_stable()
+        findings = looking.result()
         verdicts = work.read_archived(reading.wait(), chosen)
     read = [pack for pack in chosen if pack in verdicts]
     findings += [*view.snapshot_findings(), *work.diagnose(view, verdicts)]
@@ -262,23 +264,25 @@ class _Check:
         """Snapshots first: whatever they need was in the index before them."""
         errors: dict[str, BackupForgeError] = {}
         snapshots = load_snapshots(self._repository, on_error=errors.__setitem__)
-        inventory = take_inventory(self._repository)
+        inventory = take_inventory(self._repository, settled=False)
         self._repository.fetch_trees(inventory.index, self._cancelled)
         roots = [snapshot.tree for snapshot in snapshots.values()]
         survey = survey_trees(inventory.loader, inventory.index.table, roots, self._progress, self._cancelled)
         return _View(snapshots, errors, inventory, survey)
 
 
-def _prove_head(backend: Backend) -> ConfigHead:
-    head = read_head(backend)
-    if not is_as_written(backend.load(ObjectKind.CONFIG, CONFIG_NAME), head):
+def _prove_head(backend: Backend, known: tuple[ConfigHead, bytes] | None = None) -> ConfigHead:
+    """What is readable of the config, proven to be as it was written. Raises DamagedObject, and what reading raises."""
+    head, data = known or read_head_and_bytes(backend)
+    if not is_as_written(data, head):
         raise DamagedObject(f"config in {backend.location}: its bytes are not those that were written")
     return head
 
 
 def _check_config(repository: Repository) -> Iterator[Finding]:
     try:
-        decode_config(_prove_head(repository.backend), repository.keys, location=repository.location)
+        head = _prove_head(repository.backend, repository.head)
+        decode_config(head, repository.keys, location=repository.location)
     except BackupForgeError as error:
         yield _config_finding(error)
 

@@ -78,11 +78,12 @@ def list_packs(repository: Repository) -> dict[bytes, int]:
     return {bytes.fromhex(info.name): info.size for info in repository.backend.list(ObjectKind.PACK)}
 
 
-def take_inventory(repository: Repository) -> Inventory:
+def take_inventory(repository: Repository, *, settled: bool = True) -> Inventory:
     """Read every index object, then list the packs. Raises StorageError when listing fails.
 
     Index objects come and go while others back up and prune; those that vanish stand merged in new ones, which are read
-    too.
+    too. `settled` asks once more whether there are none that the first listing had not: it may have been made while
+    others merged, and nothing must be deleted by what it says. Who only looks can do without.
     """
     index = Index()
     inventory = Inventory(index, repository.make_loader(index), {})
@@ -102,6 +103,8 @@ def take_inventory(repository: Repository) -> Inventory:
                 _add(inventory, name, decode_index(content, name=name))
             except BackupForgeError as error:
                 inventory.errors[name] = error
+        if not (settled or gone):
+            break
     else:
         inventory.errors.update(gone)  # listed every time, and never there
     index.apply_flags()

@@ -41,7 +41,7 @@ UNREADABLE = (DamagedObject, StorageObjectMissing, UnsupportedFormat)
 
 _NEAR: Final = 256 * KIB
 """Bytes between two frames that are rather read with them than skipped: on a line of 20 MB/s, 13 ms."""
-_SMALLEST_RUN: Final = 2 * MIB
+_SMALLEST_RUN: Final = 4 * MIB
 _LARGEST_RUN: Final = 16 * MIB
 """Bytes that are fetched by one request. Every request costs some latency, and money at some services; each reader
 needs memory for what it fetches. What is small is divided among all readers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,8 @@ from bfrepo.repository.config import Config, ConfigHead, decode_config, decode_h
 from bfrepo.repository.loader import Loader
 from bfrepo.repository.objects import ObjectStore
 from bfrepo.repository.saver import Saver, SaverOptions
+from bfrepo.storage.abilities import is_far
+from bfrepo.storage.ahead import AheadBackend
 from bfrepo.storage.base import CONFIG_NAME, Backend, ObjectKind
 from bfrepo.storage.cache import ObjectCache
 from bfrepo.storage.caching import CachingBackend
@@ -49,6 +51,8 @@ class Repository:
         self.clock = clock
         self.opened_by: str | None = None
         """The name of the key slot that opened it; None where nothing is encrypted, and when it was just made."""
+        self.head: tuple[ConfigHead, bytes] | None = None
+        """What of the config is readable without a key, and its bytes, as it was opened; None when it was just made."""
         self.id = config.repository_id
         self.objects = ObjectStore(backend, keys.object_sealer(), self.id)
         self.blob_hash = make_blob_hasher(keys.blob_id_key)
@@ -240,26 +244,36 @@ def open_repository(
     *,
     cache_dir: Path | None = None,
     keep_objects: bool = False,
+    ahead: Sequence[ObjectKind] = (),
 ) -> Repository:
     """Open a repository. `password` is asked only when it is encrypted.
 
     With `keep_objects` there is also a cache of what is read again and again, as storage that is far away deserves.
+    `ahead` are kinds that the caller is going to list, in this order, before he changes anything: storage that is far
+    away is asked for them while the password is tried, which takes as long as some round trips.
     Raises RepositoryNotFound, WrongPassword, DamagedObject or UnsupportedFormat.
     """
-    head = read_head(backend)
+    head, data = read_head_and_bytes(backend)
     keys, slot = Keys(None), None
     if head.encryption != "none":
-        keys, slot = _open_keys(backend, password(), head.repository_id)
+        listing = AheadBackend(backend, ahead if is_far(backend) else ())
+        keys, slot = _open_keys(backend, password(), head.repository_id, meanwhile=listing.start)
+        backend = listing
     config = decode_config(head, keys, location=backend.location)
     if cache_dir is not None and keep_objects:
         backend = CachingBackend(backend, ObjectCache(cache_dir / config.repository_id.hex(), clock))
     repository = Repository(backend, config, keys, clock, cache_dir)
-    repository.opened_by = slot
+    repository.opened_by, repository.head = slot, (head, data)
     return repository
 
 
 def read_head(backend: Backend) -> ConfigHead:
     """What is readable without a key. Raises RepositoryNotFound, UsageError, DamagedObject or UnsupportedFormat."""
+    return read_head_and_bytes(backend)[0]
+
+
+def read_head_and_bytes(backend: Backend) -> tuple[ConfigHead, bytes]:
+    """As `read_head`, and what it was read from."""
     try:
         data = backend.load(ObjectKind.CONFIG, CONFIG_NAME)
     except StorageObjectMissing as error:
@@ -271,7 +285,7 @@ def read_head(backend: Backend) -> ConfigHead:
             f"{backend.location} is the hot part of a repository, which is elsewhere",
             hint="name the repository with --repository, and this with --repository-hot",
         )
-    return decode_head(data, location=backend.location)
+    return decode_head(data, location=backend.location), data
 
 
 def load_named(backend: Backend, kind: ObjectKind, name: str) -> bytes:
@@ -284,14 +298,21 @@ def load_named(backend: Backend, kind: ObjectKind, name: str) -> bytes:
     return data
 
 
-def _open_keys(backend: Backend, password: bytes, repository_id: bytes) -> tuple[Keys, str]:
-    """The keys, and the name of their slot. Every slot is tried; a damaged one is reported only if no other opens."""
+def _open_keys(
+    backend: Backend, password: bytes, repository_id: bytes, meanwhile: Callable[[], None]
+) -> tuple[Keys, str]:
+    """The keys, and the name of their slot. Every slot is tried; a damaged one is reported only if no other opens.
+
+    `meanwhile` is called when the first one is at hand.
+    """
     damaged: BackupForgeError | None = None
     count = 0
     for info in backend.list(ObjectKind.KEY):
         count += 1
         try:
             data = load_named(backend, ObjectKind.KEY, info.name)
+            if count == 1:
+                meanwhile()
             keys = open_slot(data, password, repository_id, name=info.name)
         except BackupForgeError as error:
             damaged = error

@@ -13,8 +13,10 @@ The protocol knows five types of objects beside config, and no others:
 What servers do with a name that is taken
     rest-server refuses with 403 what is there already. For us that is no error: it is the same object. Since its answer
     may be lost with the connection, we look what is there before we call an upload failed.
-    rclone (unless it is append-only) replaces what is there, in place, and a reader would meet a part of it; so with
-    that server we look first, and write only what is not there.
+    rclone (unless it is append-only) replaces what is there, in place, and a reader would meet a part of it. Packs, the
+    only objects that are read in parts, have salts, so nobody else makes one of the same name; but an earlier try of
+    our own may have stored it without our hearing of it. So with that server we look before a second try. Of anything
+    else a reader who meets a part reads again.
     A second `config` is refused by rest-server. With rclone we look before and after; only of two that are made within
     the same blink of an eye both may believe to be the first, and whoever opens the repository finds that of the last.
 
@@ -31,6 +33,7 @@ What servers say about what is not there
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -71,6 +74,9 @@ _PROBE_NAME: Final = "4f00fc561eda8847b1c2c3b49dedd867676dbe2f2bcf42e424123d2786
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
+_CONFIG_FRESH_S: Final = 2.0
+"""How long a config that was seen says that the repository is there. A backup begins with several empty listings."""
+
 _SETTLE_S: Final = (0.02, 0.1, 0.5)
 """How long to wait, again and again, for an object that rclone may still be writing."""
 
@@ -83,6 +89,9 @@ class RestBackend:
         self._connections = options.connections
         self._spools = Spools(keep=options.connections)
         self._config_seen = False
+        self._config_seen_at = -math.inf
+        self._tried: set[bytes] = set()
+        """The names of what we tried to store, whether or not we heard that it is."""
 
     @property
     def location(self) -> str:
@@ -113,7 +122,8 @@ class RestBackend:
         listed = self._listing(kind)
         if listed is None:
             self._incomplete(kind)
-        if not listed and kind is not ObjectKind.CLAIM:  # of claims there are mostly none
+        config_is_fresh = time.monotonic() - self._config_seen_at < _CONFIG_FRESH_S
+        if not listed and kind is not ObjectKind.CLAIM and not config_is_fresh:  # of claims there are mostly none
             self._check_place()
         ours = [each for each in listed if is_object_name(name := name_of(each)) and name != _PROBE_NAME]
         yield from sized(ours, partial(self._size, kind), self._connections)
@@ -129,7 +139,7 @@ class RestBackend:
         """See `Backend.load`. Bytes that do not hash to the name are asked for again where they may be on their way."""
         data = self._load(kind, name)
         if kind is ObjectKind.CONFIG:
-            self._config_seen = True
+            self._note_config()
         elif self._client.overwrites:
             for pause in _SETTLE_S:
                 if blake3(data).hexdigest() == name:
@@ -258,10 +268,17 @@ class RestBackend:
 
     def _check_place(self) -> None:
         """Raises StorageError if there was a repository here, and is none."""
-        if self._config_seen and self._size(ObjectKind.CONFIG, CONFIG_NAME) is None:
+        if not self._config_seen:
+            return
+        if self._size(ObjectKind.CONFIG, CONFIG_NAME) is None:
+            self._config_seen_at = -math.inf
             raise StorageError(
                 f"the repository in {self.location} has vanished", hint="is its volume mounted on the server?"
             )
+        self._note_config()
+
+    def _note_config(self) -> None:
+        self._config_seen, self._config_seen_at = True, time.monotonic()
 
     def _incomplete(self, kind: ObjectKind) -> NoReturn:
         raise StorageError(
@@ -336,7 +353,7 @@ class RestBackend:
             raise refusal.error if self._size(ObjectKind.CONFIG, name) is None else self._config_exists()
         if self._client.overwrites and self._load(ObjectKind.CONFIG, name) != data:
             raise self._config_exists()
-        self._config_seen = True
+        self._note_config()
 
     def _config_exists(self) -> StorageObjectExists:
         return StorageObjectExists(
@@ -345,8 +362,11 @@ class RestBackend:
 
     def _store(self, kind: ObjectKind, name: str, data: memoryview) -> None:
         """Store an object, unless the server has it."""
-        if self._client.overwrites and self._is_stored(kind, name, len(data)):
+        object_path(kind, name)  # refuses what is no name
+        identifier = bytes.fromhex(name)
+        if self._client.overwrites and identifier in self._tried and self._is_stored(kind, name, len(data)):
             return
+        self._tried.add(identifier)
         try:
             refusal = self._post(kind, name, data)
         except StorageError:

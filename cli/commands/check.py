@@ -62,7 +62,7 @@ def run(app: App, read_data: bool, read_data_subset: str | None, no_key: bool, w
             result = check_without_key(backend, app.clock, work.display, work.cancelled, waiting)
         backend.close()
     else:
-        with app.open_repository() as repository, app.working(unit="items") as work:
+        with app.open_repository(ahead=("snapshots", "index")) as repository, app.working(unit="items") as work:
             result = check(repository, options, work.display, work.cancelled)
     for finding in result.findings:
         report_finding(app.output, finding)

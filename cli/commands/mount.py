@@ -125,5 +125,5 @@ def _mount(app: App, place: bytes, options: MountOptions, under_way: Callable[[]
         under_way()
 
     share_freed_memory()
-    with app.open_repository() as repository:
+    with app.open_repository(ahead=("snapshots", "index")) as repository:
         run_mount(repository, place, options, on_ready=on_ready, log=app.output.notice)

@@ -77,7 +77,7 @@ def run(
 
     chosen = snapshot_filter(hosts, tags, paths)
     options = _options(flags)
-    with app.open_repository() as repository, app.working(unit="items") as work:
+    with app.open_repository(ahead=("snapshots", "index")) as repository, app.working(unit="items") as work:
         waiting = warm_up(app.output, warm_up_wait)
         result = restore(repository, snapshot, chosen, options, work.display, work.cancelled, waiting)
     say_archived(app.output, result.archived)

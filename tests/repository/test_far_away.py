@@ -126,6 +126,20 @@ def test_unchanged_backup_takes_few_calls(far: DistantBackend, tmp_path: Path) -
     again.close()
 
 
+@pytest.mark.parametrize("kind", list(BlobKind))
+def test_packs_that_are_lost_are_noticed_when_it_counts(far: DistantBackend, tmp_path: Path, kind: BlobKind) -> None:
+    """A backup lists the packs once, at its end; what only lost packs held is stored again (INV-1)."""
+    tree = {name: written(data) for name, data in tree_of(30).items() if isinstance(data, bytes)}
+    run_backup(make_repository(far), tree)
+    far.forget()
+    run_backup(reopen(far), tree)
+    assert far.requests["list packs"] == 1
+    doomed = next(pack for pack in reopen(far).index.table.packs() if pack.kind is kind)
+    far.delete(PACK, doomed.id.hex())
+    run_backup(reopen(far), tree)
+    assert restored(reopen(far), tmp_path) == 30
+
+
 def test_no_more_packs_wait_than_are_sent(far: DistantBackend) -> None:
     """Whoever makes packs faster than they are sent waits: so many are on their way at a time, and no more."""
     gate, open_uploads, most = threading.Event(), set[int](), [0]
