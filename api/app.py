@@ -19,18 +19,21 @@ from api.db.engine import Database
 from api.downloads import Downloads
 from api.middleware import add_headers, answer_problems, give_request_id
 from api.openapi import make_document
-from api.routes import auth, operations, repositories, snapshots, storage, stores, tenants
+from api.routes import auth, jobs, operations, repositories, snapshots, storage, stores, tenants
 from api.routing import Route, make_handler
+from api.runners.assembly import Parts, make_runner
 from api.services.accounts import Accounts
 from api.services.auditing import AuditLog
 from api.services.authentication import Authenticator
 from api.services.catalogue import Catalogue
 from api.services.contents import Contents
 from api.services.housekeeping import Housekeeping
+from api.services.jobs import Jobs
 from api.services.measuring import Measurer
 from api.services.members import Members
 from api.services.opened import OpenRepositories
 from api.services.repositories import Repositories
+from api.services.runs import Runs
 from api.services.scrub import Scrub
 from api.services.snapshots import Snapshots
 from api.services.storage import Storage
@@ -47,6 +50,7 @@ ROUTE_MODULES: Final[tuple[ModuleType, ...]] = (
     snapshots,
     storage,
     stores,
+    jobs,
     operations,
 )
 """Every module of `routes/`, in the order of the documentation."""
@@ -79,6 +83,7 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
     opened = OpenRepositories(known.open, clock)
     catalogue = Catalogue(opened, clock)
     listed = Snapshots(database, known, opened, catalogue)
+    runner = make_runner(config, database, Parts(config, keys, clock, database, known.opening))
 
     app[SERVICES] = Services(
         config=config,
@@ -102,6 +107,9 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
         reading=FairThreads(_READING_THREADS, "reading", _READING_OF_A_TENANT),
         downloads=Downloads(),
         data_threads=Threads(_DATA_THREADS, "data"),
+        jobs=Jobs(database, keys, clock, config),
+        runs=Runs(database, clock, config),
+        runner=runner,
         logins=Threads(_LOGIN_THREADS, "logins", at_most=_LOGINS_AT_ONCE),
         authenticate=lambda token, scope: threads.run(authenticator.authenticate, token, scope),
     )
@@ -112,6 +120,7 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_housekeeping)
+    app.cleanup_ctx.append(_running_jobs)
     app.cleanup_ctx.append(_scrubbing)
     app.cleanup_ctx.append(_looking_after_repositories)
     return app
@@ -129,6 +138,15 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     services.catalogue.close()
     services.opened.close()
     services.database.close()
+
+
+async def _running_jobs(app: web.Application) -> AsyncIterator[None]:
+    """What is due is run, or left to workers."""
+    task = asyncio.create_task(app[SERVICES].runner.run())
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _housekeeping(app: web.Application) -> AsyncIterator[None]:

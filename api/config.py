@@ -37,6 +37,8 @@ class ServerConfig:
     of the tenant who asks."""
     runner: str = "embedded"
     """`embedded` runs jobs in the server's process, `procrastinate` leaves them to workers."""
+    slots: int = 2
+    """How many runs go on at once in a server's or worker's care."""
     password_cost: int = 12
     """bcrypt's cost: each step doubles the time of a login."""
     threads: int = 16

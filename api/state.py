@@ -18,14 +18,17 @@ from api.db.engine import Database
 from api.downloads import Downloads
 from api.identity import Caller
 from api.problems import Problem
+from api.runners.base import Runner
 from api.services.accounts import Accounts
 from api.services.auditing import AuditLog
 from api.services.catalogue import Catalogue
 from api.services.contents import Contents
+from api.services.jobs import Jobs
 from api.services.measuring import Measurer
 from api.services.members import Members
 from api.services.opened import OpenRepositories
 from api.services.repositories import Repositories
+from api.services.runs import Runs
 from api.services.snapshots import Snapshots
 from api.services.storage import Storage
 from api.services.stores import Stores
@@ -107,6 +110,9 @@ class Services:
     downloads: Downloads
     data_threads: Threads
     """Threads for what clients store and read, so that it does not hold up other work."""
+    jobs: Jobs
+    runs: Runs
+    runner: Runner
     logins: Threads
     """Threads for what hashes passwords, so that it does not hold up other work."""
     authenticate: Callable[[str, str | None], Awaitable[Caller]]

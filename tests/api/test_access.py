@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from api.app import all_routes
-from api.db.schema import api_tokens, invitations, stores
+from api.db.schema import api_tokens, invitations, jobs, runs, stores
 from api.identity import Access, Role
 from api.routing import Route
 from api.services.accounts import new_invitation
 from api.services.authentication import hash_secret
+from api.services.jobspecs import JobSpec, Kind, RunSpec
+from api.services.runqueue import insert_run
 from tests.support.server import PASSWORD, Client, Stage
 from tests.support.stored import Stored, take_up
 
@@ -108,6 +111,28 @@ def _new_repository() -> dict[str, Any]:
     return {"name": name, "location": f"store:{name}", "create": True}
 
 
+def _job(stage: Stage) -> dict[str, str]:
+    key, spec = secrets.token_hex(16), msgspec.json.encode(JobSpec(kind=Kind.CHECK)).decode()
+    row = {"id": key, "name": key, "kind": "check", "repository_id": "0" * 32, "spec": spec, "enabled": True}
+    with stage.database() as database, database.write() as connection:
+        row |= {"tenant_id": stage.tenants["alpha"], "created": stage.now, "version": 1}
+        connection.execute(insert(jobs).values(row))
+    return {"id": key}
+
+
+def _run(stage: Stage) -> dict[str, str]:
+    key, tenant = secrets.token_hex(16), stage.tenants["alpha"]
+    spec = RunSpec(repository="0" * 32, name="job", job=JobSpec(kind=Kind.CHECK))
+    with stage.database() as database, database.write() as connection:
+        insert_run(connection, tenant, spec, stage.now, job_id=None, due=stage.now, run_id=key)
+        connection.execute(update(runs).where(runs.c.id == key).values(state="done"))
+    return {"id": key}
+
+
+def _new_job() -> dict[str, str]:
+    return {"name": secrets.token_hex(8), "kind": "check", "repository": "0" * 32}
+
+
 _CREDENTIALS = {"email": "nobody@example.org", "password": PASSWORD}
 
 ROWS: Final = {
@@ -147,6 +172,20 @@ ROWS: Final = {
     "GET /api/snapshots/{id}/file": Row("404 200 200 200 404", parts=_snapshot, query=lambda parts: {"path": "file"}),
     "GET /api/snapshots/{id}/archive": Row("404 200 200 200 404", parts=_snapshot),
     "GET /api/snapshots/{id}/diff/{other}": Row("404 200 200 200 404", parts=_snapshot),
+    "POST /api/snapshots/{id}/restore": Row(
+        "400 403 400 400 400", {"repository": "0" * 32, "target": "/nowhere"}, _snapshot
+    ),
+    "GET /api/jobs": Row("200 200 200 200 200"),
+    "POST /api/jobs": Row("400 403 400 400 400", _new_job),
+    "GET /api/jobs/{id}": Row("404 200 200 200 404", parts=_job),
+    "PATCH /api/jobs/{id}": Row("404 403 200 200 404", {"enabled": False}, _job),
+    "DELETE /api/jobs/{id}": Row("404 403 204 204 404", parts=_job),
+    "POST /api/jobs/{id}/run": Row("404 403 202 202 404", parts=_job),
+    "GET /api/jobs/{id}/runs": Row("404 200 200 200 404", parts=_job),
+    "GET /api/runs": Row("200 200 200 200 200"),
+    "GET /api/runs/{id}": Row("404 200 200 200 404", parts=_run),
+    "GET /api/runs/{id}/events": Row("404 200 200 200 404", parts=_run),
+    "POST /api/runs/{id}/cancel": Row("404 403 202 202 404", parts=_run),
     "GET /api/storage/stats": Row("200 200 200 200 200"),
     "GET /api/storage/history": Row("200 200 200 200 200"),
     "GET /api/storage/largest": Row(

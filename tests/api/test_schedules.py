@@ -64,7 +64,7 @@ SPRING, AUTUMN = "2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z"
 ])  # fmt: skip
 def test_clock_changes(syntax: str, cron: str, calendar: str, zone: str, after: str, expected: list[str]) -> None:
     """A time that does not exist is taken after the gap, one that comes twice counts once, and a pace is kept."""
-    schedule = Schedule(zone=zone, **{syntax: {"cron": cron, "calendar": calendar}[syntax]})
+    schedule = Schedule(zone=zone, cron=cron) if syntax == "cron" else Schedule(zone=zone, calendar=calendar)
     assert due(schedule, after, len(expected)) == expected
 
 

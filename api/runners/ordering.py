@@ -1,0 +1,55 @@
+"""From a claimed run to the order for its process: what opens the repository, and what the operator allows. Blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from api.config import ServerConfig
+from api.runners.orders import Hooks, Order, Place
+from api.services.allowances import Allowance, hook_command, load_allowance, readable_paths, restore_target
+from api.services.jobspecs import HookNames, JobSpec
+from api.services.locations import Opening
+from api.services.runqueue import Claim
+
+OpenTo = Callable[[str, str], Opening]
+"""(tenant's ID, repository's ID) -> what opens it. Raises Problem where there is none."""
+
+
+class Orders:
+    """Makes orders. Thread-safe."""
+
+    def __init__(self, config: ServerConfig, opening: OpenTo) -> None:
+        self._config = config
+        self._opening = opening
+
+    def make(self, claim: Claim) -> Order:
+        """The order for a run. Raises Problem for what is not allowed or gone, and the library's errors."""
+        allowance = load_allowance(self._config.data, claim.tenant)
+        spec = claim.spec
+        order = Order(
+            name=spec.name,
+            place=Place(data=str(self._config.data), allowed_locations=self._config.allowed_locations),
+            opening=self._opening(claim.tenant_id, spec.repository),
+        )
+        if spec.job is not None:
+            order.job, order.hooks = _allowed(allowance, spec.job), _commands(allowance, spec.job.hooks)
+        if spec.restore is not None:
+            order.restore = replace(spec.restore, target=restore_target(allowance, spec.restore.target))
+        return order
+
+
+def _allowed(allowance: Allowance, job: JobSpec) -> JobSpec:
+    """The job with paths as they really are, all of them allowed."""
+    if job.source is None:
+        return job
+    return replace(job, source=replace(job.source, paths=readable_paths(allowance, job.source.paths)))
+
+
+def _commands(allowance: Allowance, names: HookNames) -> Hooks:
+    return Hooks(
+        before=tuple(hook_command(allowance, name) for name in names.before),
+        after=tuple(hook_command(allowance, name) for name in names.after),
+        failure=tuple(hook_command(allowance, name) for name in names.failure),
+    )

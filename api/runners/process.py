@@ -1,0 +1,112 @@
+"""A process that carries out one order, and its events. Belongs to one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from api.runners.orders import Line
+
+T = TypeVar("T")
+
+ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+"""All that our processes, and the hooks they run, know of the server's environment, which may hold passwords."""
+
+_LONGEST_LINE: Final = 1 << 20
+_LAST_WORDS: Final = 20
+
+
+def module_command(module: str) -> tuple[str, ...]:
+    """How to run one of our modules, whatever the working directory holds."""
+    return (sys.executable, "-P", "-m", module)
+
+
+class Process:
+    """A process in a session of its own, so that it can be ended with its children."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._last: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def start(cls, command: Sequence[str], order: bytes) -> Process:
+        """Start it and give it the order. Raises OSError."""
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**ENVIRONMENT, "PYTHONPATH": path},
+            cwd="/",
+            limit=_LONGEST_LINE,
+            start_new_session=True,
+        )
+        started = cls(process)
+        with contextlib.suppress(ConnectionError):  # it has ended already, and says so by its status
+            _pipe(process.stdin).write(order + b"\n")
+            await _pipe(process.stdin).drain()
+        return started
+
+    async def events(self) -> AsyncIterator[Line]:
+        """What it says, until it has no more to say."""
+        out = _pipe(self._process.stdout)
+        while True:
+            try:
+                line = await out.readline()
+            except ValueError:  # longer than anything that we write
+                continue
+            if not line:
+                return
+            with contextlib.suppress(msgspec.DecodeError):
+                yield msgspec.json.decode(line, type=Line)
+
+    async def wait(self) -> int:
+        """Its exit status, negative for a signal, when it has ended."""
+        status = await self._process.wait()
+        await self._listening
+        return status
+
+    @property
+    def last_words(self) -> str:
+        """The end of what it and its hooks have written to standard error."""
+        return "\n".join(self._last)
+
+    def stop(self) -> None:
+        """Ask it to end well."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
+    def kill(self) -> None:
+        """End it, and what it has started in its session, at once."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _listen(self) -> None:
+        error = _pipe(self._process.stderr)
+        while True:
+            try:
+                line = await error.readline()
+            except ValueError:
+                continue
+            if not line:
+                return
+            self._last.append(line.decode(errors="replace").rstrip()[:500])
+
+
+def _pipe(pipe: T | None) -> T:
+    """A pipe that was asked for."""
+    if pipe is None:
+        raise RuntimeError("the process has no such pipe")
+    return pipe

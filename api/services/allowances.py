@@ -1,0 +1,88 @@
+"""What tenants' jobs may read, write and run on this machine: only what its operator wrote down, and else nothing.
+
+The file `allowed.toml` in the server's data directory says it, for each tenant by name. It is read whenever it is
+needed, by whoever runs a job, so each machine decides for itself:
+
+    [tenants.alpha]
+    read = ["/srv/alpha"]                     # directories that its backups may be of
+    restore = ["/srv/alpha/restored"]         # directories that it may restore into
+    connect = ["10.1.2.0/24"]                 # networks of ours that its notifications may go to
+
+    [tenants.alpha.hooks]                     # commands by the names that its jobs use
+    stop-shop = ["/usr/local/bin/shop", "stop"]
+
+Why it is so: docs/decisions/0022-what-jobs-may-read-and-run.md.
+"""
+
+from __future__ import annotations
+
+import os
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from api.problems import Problem
+from bfrepo.core.errors import BackupForgeError, InvalidValue
+
+FILE_NAME: Final = "allowed.toml"
+
+
+class Allowance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What one tenant's jobs may do."""
+
+    read: tuple[str, ...] = ()
+    restore: tuple[str, ...] = ()
+    connect: tuple[str, ...] = ()
+    hooks: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    tenants: dict[str, Allowance] = msgspec.field(default_factory=dict)
+
+
+def load_allowance(data: Path, tenant: str) -> Allowance:
+    """What the operator allows a tenant, by its name. Raises BackupForgeError for a file that cannot be understood."""
+    path = data / FILE_NAME
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=_File).tenants.get(tenant, Allowance())
+    except FileNotFoundError:
+        return Allowance()
+    except (msgspec.DecodeError, ValueError, OSError) as error:
+        raise BackupForgeError(f"{path} cannot be used: {error}") from error
+
+
+def readable_paths(allowance: Allowance, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The paths to back up, with no symlink in them any more. Raises Problem for one outside what may be read."""
+    return tuple(_inside(path, allowance.read, "read") for path in paths)
+
+
+def restore_target(allowance: Allowance, target: str) -> str:
+    """The directory to restore into, with no symlink in it any more. Raises Problem."""
+    return _inside(target, allowance.restore, "restore into")
+
+
+def hook_command(allowance: Allowance, name: str) -> tuple[str, ...]:
+    """The command of a hook. Raises Problem for a name that the operator has not given one."""
+    command = allowance.hooks.get(name)
+    if not command:
+        raise _not_allowed(f"there is no hook {name!r} for this tenant", "hooks")
+    return command
+
+
+def _inside(path: str, roots: tuple[str, ...], what: str) -> str:
+    if not os.path.isabs(path) or "\0" in path:
+        raise InvalidValue(f"{path!r} is no absolute path")
+    real = os.path.realpath(path)
+    for root in roots:
+        top = os.path.realpath(root)
+        if os.path.isabs(root) and (real == top or real.startswith(top.rstrip("/") + "/")):
+            return real
+    # Said of every path alike, whether it exists or not.
+    raise _not_allowed(f"jobs of this tenant may not {what} {path}", "directories")
+
+
+def _not_allowed(detail: str, listed: str) -> Problem:
+    hint = f"the server's operator lists {listed} in {FILE_NAME}"
+    return Problem(HTTPStatus.FORBIDDEN, "not-allowed-here", detail, hint=hint)
