@@ -17,6 +17,7 @@ from api.config import ServerConfig, load_server_keys
 from api.dataplane.routes import add_routes
 from api.db.engine import Database
 from api.downloads import Downloads
+from api.metrics import METRICS, Metrics, measure
 from api.middleware import add_headers, answer_problems, give_request_id
 from api.openapi import make_document
 from api.routes import auth, jobs, operations, repositories, snapshots, storage, stores, tenants
@@ -74,7 +75,7 @@ def all_routes() -> tuple[Route, ...]:
 
 def make_app(config: ServerConfig, clock: Clock) -> web.Application:
     """The application of one server process. The database has the newest schema already (`db.migrate`)."""
-    app = web.Application(middlewares=[give_request_id, answer_problems], client_max_size=config.max_body)
+    app = web.Application(middlewares=[give_request_id, measure, answer_problems], client_max_size=config.max_body)
     keys = load_server_keys(config.data)
     database = Database(config.database, connections=config.threads)
     threads = Threads(config.threads)
@@ -113,6 +114,7 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
         logins=Threads(_LOGIN_THREADS, "logins", at_most=_LOGINS_AT_ONCE),
         authenticate=lambda token, scope: threads.run(authenticator.authenticate, token, scope),
     )
+    app[METRICS] = Metrics(database)
     app[OPENAPI] = msgspec.json.encode(make_document(all_routes()))
     for route in all_routes():
         app.router.add_route(route.method, route.path, make_handler(route), name=route.name)

@@ -43,6 +43,10 @@ class ServerConfig:
     """bcrypt's cost: each step doubles the time of a login."""
     threads: int = 16
     """How much blocking work goes on at once."""
+    log_requests: bool = False
+    """Whether the log has a line for each request."""
+    log_json: bool = False
+    """Whether the log is JSON lines."""
     max_body: int = 1 << 20
     """Bytes a JSON body may have. The data plane has limits of its own."""
 

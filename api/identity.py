@@ -43,6 +43,7 @@ SCOPES: Final = MappingProxyType(
         "store:read": Access.VIEWER,
         "store:write": Access.OPERATOR,
         "store:delete": Access.ADMIN,
+        "metrics:read": Access.SERVER,
     }
 )
 """What an API token may allow, and what its user must be allowed for that, when it is made and whenever it is used."""

@@ -8,6 +8,7 @@ number. Bodies that say they are compressed are taken as they are, so that none 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -23,6 +24,7 @@ from api.app import make_app
 from api.config import ServerConfig, load_server_keys
 from api.db.engine import Database
 from api.db.migrate import migrate
+from api.logs import REQUESTS, RequestLog, configure
 from api.middleware import Handler
 from api.services.accounts import Accounts
 from bfrepo.core.clock import Clock
@@ -31,6 +33,7 @@ from bfrepo.core.errors import BackupForgeError
 _HEADERS_S: Final = 20.0
 _IDLE_S: Final = 60.0
 _LOOK_S: Final = 5.0
+_READ_AHEAD: Final = 256 << 10  # bytes of a body that wait for whoever takes them
 _END_S: Final = 20.0
 """How long requests that are under way may take to end when the server is told to stop."""
 
@@ -49,6 +52,7 @@ def serve(config: ServerConfig, clock: Clock, on_ready: Callable[[Listening], No
     Raises BackupForgeError when the database, the certificate or the address cannot be used.
     """
     tls = _tls_context(config)
+    configure(as_json=config.log_json, requests=config.log_requests)
     os.umask(0o077)  # hashes of passwords and what tenants store are nobody else's business
     first_secret = prepare(config, clock)
     _allow_open_files()
@@ -76,7 +80,13 @@ async def _serve(
     heard = Heard()
     app.middlewares.insert(0, heard.note)
     runner = web.AppRunner(
-        app, access_log=None, keepalive_timeout=_IDLE_S, shutdown_timeout=_END_S, auto_decompress=False
+        app,
+        access_log=logging.getLogger(REQUESTS),
+        access_log_class=RequestLog,
+        keepalive_timeout=_IDLE_S,
+        shutdown_timeout=_END_S,
+        auto_decompress=False,
+        read_bufsize=_READ_AHEAD,
     )
     await runner.setup()
     watch = asyncio.create_task(heard.watch(runner))

@@ -66,7 +66,7 @@ def _make_handler(route: DataRoute) -> Callable[[web.Request], Awaitable[web.Str
         except Problem as problem:
             return _refusal(problem)
         except ConnectionError:
-            raise
+            return web.Response(status=HTTPStatus.BAD_REQUEST.value)  # to nobody: the client is gone
         except (OSError, SQLAlchemyError) as error:
             return _refusal(_failure(error, request[REQUEST_ID]))
 

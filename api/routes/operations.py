@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.db.engine import Database
 from api.identity import Access
+from api.metrics import METRICS, METRICS_TYPE
 from api.problems import Problem
 from api.routing import Call, NoFields, Route
 from api.state import OPENAPI
@@ -40,6 +41,11 @@ def _ask(database: Database) -> None:
         connection.execute(text("SELECT 1"))
 
 
+async def _metrics(call: Call[NoFields, NoFields]) -> web.Response:
+    text = await call.run(call.request.app[METRICS].text)
+    return web.Response(body=text, headers={"Content-Type": METRICS_TYPE})
+
+
 async def _openapi(call: Call[NoFields, NoFields]) -> web.Response:
     return web.Response(body=call.request.app[OPENAPI], content_type="application/json")
 
@@ -61,6 +67,15 @@ ROUTES: Final = (
         result=Health,
         summary="Whether the server can do its work",
         problems=(HTTPStatus.SERVICE_UNAVAILABLE,),
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=_metrics,
+        access=Access.SERVER,
+        streams="text/plain",
+        summary="Numbers of all tenants, for Prometheus",
+        scope="metrics:read",
     ),
     Route(
         method="GET",

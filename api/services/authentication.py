@@ -21,7 +21,7 @@ from api.config import ServerKeys
 from api.db.engine import Database
 from api.db.schema import api_tokens, sessions, tenants, users
 from api.db.tenancy import Tenancy
-from api.identity import SCOPES, Caller, Role
+from api.identity import SCOPES, Access, Caller, Role
 from api.problems import Problem, unauthorized
 from bfrepo.core.clock import Clock
 
@@ -120,7 +120,8 @@ class Authenticator:
             raise unauthorized("expired-token", "this token has expired")
         if scope is None or scope not in msgspec.json.decode(row["token_scopes"], type=list[str]):
             raise Problem(HTTPStatus.FORBIDDEN, "out-of-scope", "this token does not allow that")
-        caller = _caller(row, token_id=row["token_id"])
+        # A token makes nobody the server's administrator, but for the one thing that it was made for.
+        caller = _caller(row, token_id=row["token_id"], server_admin=SCOPES[scope] is Access.SERVER)
         if not caller.may(SCOPES[scope]):
             raise Problem(HTTPStatus.FORBIDDEN, "not-allowed", "your role does not allow what this token was made for")
         if now - (row["token_last_used"] or 0) > _USE_NOTED_S:
@@ -133,13 +134,15 @@ class Authenticator:
             connection.execute(change.values(last_used=now))
 
 
-def _caller(row: RowMapping, *, jti: str | None = None, token_id: str | None = None) -> Caller:
+def _caller(
+    row: RowMapping, *, jti: str | None = None, token_id: str | None = None, server_admin: bool = True
+) -> Caller:
     return Caller(
         user_id=row["id"],
         tenant_id=row["tenant_id"],
         email=row["email"],
         role=Role(row["role"]),
-        server_admin=row["server_admin"] and token_id is None,
+        server_admin=row["server_admin"] and server_admin,
         jti=jti,
         token_id=token_id,
     )

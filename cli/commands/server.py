@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     help="A proxy that is believed whom it speaks for (X-Forwarded-For); may be repeated.",
 )
+@click.option(
+    "--log-requests", is_flag=True, help="Write a line for each request to the standard error; with --json as JSON."
+)
 @pass_app
 def run(
     app: App,
@@ -66,6 +69,7 @@ def run(
     tls_key: str | None,
     base_url: str | None,
     trusted_proxies: Sequence[str],
+    log_requests: bool,
 ) -> int:
     """Serve statistics, snapshots, jobs and stores over HTTP. GET /openapi.json describes all of it.
 
@@ -90,6 +94,8 @@ def run(
         tls_key=Path(tls_key) if tls_key else None,
         base_url=base_url.rstrip("/") if base_url else None,
         trusted_proxies=tuple(trusted_proxies),
+        log_requests=log_requests,
+        log_json=app.output.as_json,
     )
     app.output.streaming = True
     app.output.outlives_readers = True

@@ -196,6 +196,7 @@ ROWS: Final = {
     "DELETE /api/stores/{id}": Row("404 403 403 204 404", parts=_store),
     "GET /healthz": Row("200"),
     "GET /readyz": Row("200"),
+    "GET /metrics": Row("403 403 403 403 200"),
     "GET /openapi.json": Row("200"),
 }
 

@@ -68,9 +68,9 @@ def _announced(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + _TIME_LIMIT_S
     while True:
         said = log.read_text(errors="replace")
-        match = re.search(r"listening on (https?://[^\s\"]+)", said)
+        match = re.search(r"https?://[^\s\"]+", said)
         if match is not None:
-            return match[1]
+            return match.group()
         assert process.poll() is None, said
         assert time.monotonic() < deadline, said
         time.sleep(0.05)
