@@ -8,17 +8,20 @@ environment variable leads past that (such as those for proxies). Answers are no
 from __future__ import annotations
 
 import base64
+import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import quote, urlsplit
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from bfrepo.core.errors import InvalidValue
+from bfrepo.core.errors import InvalidValue, StorageError
 from bfrepo.storage.options import RestOptions
 from bfrepo.storage.places import RestLocation
 from bfrepo.storage.rest_errors import broken, redirected
@@ -30,8 +33,8 @@ STUCK_AFTER_S: Final = 120.0
 """How long a server may be silent: storing a pack for good takes a slow disk some seconds, a slow cloud a minute."""
 
 _CONNECT_S: Final = 30.0
-_PIECE: Final = 256 * 1024
-"""What is sent at once. The time limit is for each piece, not for a whole pack on a slow line."""
+_PIECE: Final = 64 * 1024
+"""What is sent at once. The time limit is for each piece: eight uploads on a line of 8 KB/s stay below it."""
 
 _DRAIN: Final = 64 * 1024
 """Up to here the rest of an answer that nobody wants is read, so that its connection can be used again."""
@@ -55,7 +58,8 @@ class RestClient:
             **_authorization(location, options),
         }
         self._stuck_after_s = stuck_after_s
-        self._pool = _pool(location.url, options, Timeout(connect=_CONNECT_S, read=stuck_after_s))
+        self._places = _Places(options.connections)
+        self._pool = _pool(location.url, options, stuck_after_s)
 
     @contextmanager
     def ask(
@@ -68,7 +72,7 @@ class RestClient:
         sent = {**self._headers, **headers}
         if body is not None:
             sent |= {"Content-Type": "application/octet-stream", "Content-Length": str(len(body))}
-        try:
+        with self._places.taken(f"{subject} in {self.shown}"), self._failing(subject):
             answer = self._pool.urlopen(
                 method,
                 self._path + path,
@@ -86,12 +90,83 @@ class RestClient:
                 yield answer
             finally:
                 _let_go(answer)
+
+    def close(self) -> None:
+        """Let go of all connections. Whoever waits for one gets a StorageError."""
+        self._places.close()
+        self._pool.close()
+
+    @contextmanager
+    def _failing(self, subject: str) -> Iterator[None]:
+        try:
+            yield
         except (HTTPError, OSError) as error:
             raise broken(subject, self.shown, error, stuck_after_s=self._stuck_after_s) from error
 
+
+class _Places:
+    """How many requests there may be at once. The pool's own queue would be waited at for ever once it is closed."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, subject: str) -> Iterator[None]:
+        """A place for the time of the block, as soon as there is one. Raises StorageError when there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._closed)
+            if self._closed:
+                raise StorageError(f"{subject}: the connection was closed")
+            self._free -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify()
+
     def close(self) -> None:
-        """Let go of all connections."""
-        self._pool.close()
+        """Let nobody in any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class _Patient:
+    """A connection that gives a server as long to take a piece as to answer: urllib3 sends within the time to connect.
+
+    On a slow line that several uploads share a piece takes its time, though nothing is wrong.
+    """
+
+    sock: socket.socket | None
+
+    def __init__(self, *arguments: Any, sends_within_s: float, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._sends_within_s = sends_within_s
+
+    def send(self, data: Any) -> None:
+        """See `http.client.HTTPConnection.send`."""
+        if self.sock is not None:
+            self.sock.settimeout(self._sends_within_s)
+        super().send(data)  # type: ignore[misc]
+
+
+class _PatientHttp(_Patient, HTTPConnection):
+    """By HTTP."""
+
+
+class _PatientHttps(_Patient, HTTPSConnection):
+    """By HTTPS."""
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _PatientHttp
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _PatientHttps
 
 
 def _pieces(body: memoryview) -> Iterator[bytes]:
@@ -122,13 +197,16 @@ def _authorization(location: RestLocation, options: RestOptions) -> dict[str, st
     return {"Authorization": f"Basic {token}"}
 
 
-def _pool(url: str, options: RestOptions, timeout: Timeout) -> HTTPConnectionPool:
+def _pool(url: str, options: RestOptions, stuck_after_s: float) -> HTTPConnectionPool:
     parts = urlsplit(url)
-    host = str(parts.hostname)
-    count = options.connections
+    settings: dict[str, Any] = {
+        "timeout": Timeout(connect=_CONNECT_S, read=stuck_after_s),
+        "maxsize": options.connections,
+        "sends_within_s": stuck_after_s,
+    }
     if parts.scheme == "http":
-        return HTTPConnectionPool(host, parts.port, timeout=timeout, maxsize=count, block=True)
-    return HTTPSConnectionPool(host, parts.port, timeout=timeout, maxsize=count, block=True, ssl_context=_tls(options))
+        return _HttpPool(str(parts.hostname), parts.port, **settings)
+    return _HttpsPool(str(parts.hostname), parts.port, ssl_context=_tls(options), **settings)
 
 
 def _tls(options: RestOptions) -> ssl.SSLContext:

@@ -80,7 +80,7 @@ def _reason(error: Exception, tls: BaseException | None, stuck_after_s: float) -
         return f"{system.strerror[:1].lower()}{system.strerror[1:]}"
     if isinstance(error, ConnectTimeoutError):
         return "the server cannot be reached"
-    if isinstance(error, (AnyTimeoutError, TimeoutError)):
+    if isinstance(error, (AnyTimeoutError, TimeoutError)) or isinstance(system, TimeoutError):
         return f"the server was silent for {stuck_after_s:g} s"
     return "the connection broke off"
 

@@ -64,6 +64,7 @@ def in_target(target: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(campaign_s(NORMALLY_S) + 300)
 def test_backups_and_restores_on_a_store_that_fails(sound: Backend, tmp_path: Path) -> None:
     """Backups and restores on a store that fails one call in twenty are complete, and nothing is left over (INV-1)."""
     flaky = FlakyBackend(sound, RATE, seed=7)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 import trustme
@@ -363,3 +366,72 @@ def test_encrypted_key(tmp_path: Path, ours: str) -> None:
     path.write_bytes(pem[pem.index(b"-----BEGIN CERT") :] + key.private_bytes(serialization.Encoding.PEM, kind, plain))
     with pytest.raises(InvalidValue, match="client-certificate"):
         RestBackend(location(1, scheme="https"), RestOptions(client_certificate=str(path)))
+
+
+# --- servers that keep us waiting
+
+
+@contextmanager
+def reader(pause_s: float, piece: int) -> Iterator[int]:
+    """A server that takes so many bytes at a time and says 200 in the end; its port. With `piece` 0 it takes none."""
+    done = threading.Event()
+
+    def take(client: socket.socket) -> None:
+        with client:
+            head = client.recv(1 << 16)
+            size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or b"0")
+            left = size - len(head.partition(b"\r\n\r\n")[2])
+            while left > 0 and not done.wait(pause_s):
+                left -= len(client.recv(piece)) if piece else 0
+            if not left:
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    def accept() -> None:
+        while not done.is_set():
+            with suppress(OSError):
+                client = listening.accept()[0]
+                threads.append(threading.Thread(target=take, args=(client,)))
+                threads[-1].start()
+
+    threads = [threading.Thread(target=accept)]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        threads[0].start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            done.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+
+
+def test_server_that_stops_reading() -> None:
+    """An upload that a server takes no more of fails when it has been silent for as long as it may."""
+    with reader(0.05, 0) as port, closing(RestBackend(location(port), RestOptions(), stuck_after_s=0.5)) as backend:
+        begun = monotonic()
+        with pytest.raises(StorageError, match="the server was silent"):
+            backend.save(PACK, NAME, bytes(20 << 20))
+        assert monotonic() - begun < 10
+
+
+def test_slow_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload may take any time, as long as the server takes some of it now and then."""
+    monkeypatch.setattr("bfrepo.storage.rest_client._CONNECT_S", 0.2)
+    with reader(0.01, 1 << 15) as port, closing(RestBackend(location(port), RestOptions(), stuck_after_s=5)) as backend:
+        backend.save(PACK, NAME, bytes(8 << 20))
+
+
+def test_closed_while_somebody_waits(server: RestServer) -> None:
+    """Whoever waits for a connection when the backend is closed hears of it, and does not wait for ever."""
+    server.places.add("/me/repo/data/")
+    server.tricks.append(Trick("GET", "data/", silent_s=1, body=b"[]"))
+    backend = backend_on(server, options=RestOptions(connections=1))
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(names, backend, PACK) for _ in range(3)]
+        while not server.requests:
+            sleep(0.01)
+        sleep(0.1)
+        backend.close()
+        outcomes = [call.exception(timeout=20) for call in calls]
+    assert [type(outcome) for outcome in outcomes].count(StorageError) >= 2
