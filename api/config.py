@@ -83,14 +83,17 @@ def default_database(data: Path) -> str:
     return f"sqlite:///{data / 'server.sqlite'}"
 
 
-def load_server_keys(data: Path) -> ServerKeys:
-    """The keys of the server whose data directory this is; made when it has none yet.
+def load_server_keys(data: Path, *, make: bool = True) -> ServerKeys:
+    """The keys of the server whose data directory this is; made when it has none yet, unless `make` is false.
 
     Raises BackupForgeError when others may read the secret or it is not one.
     """
     path = data / _KEY_FILE
-    with suppress(FileExistsError):
-        _make_secret(path)
+    if make:
+        with suppress(FileExistsError):
+            _make_secret(path)
+    elif not path.exists():
+        raise BackupForgeError(f"there is no {path}", hint="copy it from the server's data folder, and keep it closed")
     if path.stat().st_mode & 0o077:
         raise BackupForgeError(f"others may read {path}", hint=f"chmod 600 {path}")
     secret = path.read_bytes()

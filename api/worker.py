@@ -34,12 +34,12 @@ def work(
 
     Raises UsageError for a database that is not PostgreSQL, BackupForgeError for one that does not answer.
     """
-    keys = load_server_keys(config.data)
     database = Database(config.database, connections=config.slots + _CONNECTIONS)
     if database.is_sqlite:
         raise UsageError(
             "workers need a PostgreSQL database", hint="with SQLite the server runs jobs itself; nothing else is needed"
         )
+    keys = load_server_keys(config.data, make=False)
     os.umask(0o077)
     migrate(database)
     known = Repositories(database, keys, clock, config)

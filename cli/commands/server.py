@@ -21,6 +21,35 @@ if TYPE_CHECKING:
     from api.server import Listening
 
 
+database_option = click.option(
+    "--database",
+    metavar="URL",
+    help="sqlite:///PATH or postgresql://USER@HOST/NAME; by default SQLite in the data folder. A URL with a password "
+    "belongs into the variable.  [env: BACKUPFORGE_SERVER_DATABASE]",
+)
+data_option = click.option(
+    "--data",
+    metavar="DIR",
+    help="Where the server keeps its key, its database and what clients store.  [env: BACKUPFORGE_SERVER_DATA]",
+)
+slots_option = click.option(
+    "--slots",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="How many runs of jobs go on at once.",
+)
+allow_location_option = click.option(
+    "--allow-location",
+    "allowed_locations",
+    multiple=True,
+    metavar="LOCATION",
+    help="Open repositories of tenants below this location too; {tenant} in it stands for the tenant's ID; may be "
+    "repeated.",
+)
+
+
 @command(
     "server",
     short_help="Serve statistics, snapshots, jobs and stores over HTTP.",
@@ -35,17 +64,8 @@ if TYPE_CHECKING:
 @click.option(
     "--listen", metavar="HOST:PORT", default="127.0.0.1:8420", show_default=True, help="The address to listen on."
 )
-@click.option(
-    "--database",
-    metavar="URL",
-    help="sqlite:///PATH or postgresql://USER@HOST/NAME; by default SQLite in the data folder. A URL with a password "
-    "belongs into the variable.  [env: BACKUPFORGE_SERVER_DATABASE]",
-)
-@click.option(
-    "--data",
-    metavar="DIR",
-    help="Where the server keeps its key, its database and what clients store.  [env: BACKUPFORGE_SERVER_DATA]",
-)
+@database_option
+@data_option
 @click.option("--tls-cert", type=click.Path(), metavar="FILE", help="The certificate for TLS, with its chain.")
 @click.option("--tls-key", type=click.Path(), metavar="FILE", help="The certificate's key, if it is not in that file.")
 @click.option("--base-url", metavar="URL", help="How clients reach the server, if that is through a proxy.")
@@ -56,6 +76,15 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     help="A proxy that is believed whom it speaks for (X-Forwarded-For); may be repeated.",
 )
+@allow_location_option
+@click.option(
+    "--runner",
+    type=click.Choice(["embedded", "procrastinate"]),
+    default="embedded",
+    show_default=True,
+    help="Who runs jobs: the server itself, or workers (backupforge worker), which takes a PostgreSQL database.",
+)
+@slots_option
 @click.option(
     "--log-requests", is_flag=True, help="Write a line for each request to the standard error; with --json as JSON."
 )
@@ -69,6 +98,9 @@ def run(
     tls_key: str | None,
     base_url: str | None,
     trusted_proxies: Sequence[str],
+    allowed_locations: Sequence[str],
+    runner: str,
+    slots: int,
     log_requests: bool,
 ) -> int:
     """Serve statistics, snapshots, jobs and stores over HTTP. GET /openapi.json describes all of it.
@@ -82,7 +114,8 @@ def run(
     from api.config import ServerConfig, default_database, parse_listen
     from api.server import serve
 
-    _check_options(database, tls_cert, tls_key, base_url)
+    check_database_option(database)
+    _check_options(tls_cert, tls_key, base_url)
     host, port = parse_listen(listen)
     folder = app.settings.server_data(data).absolute()
     config = ServerConfig(
@@ -94,6 +127,9 @@ def run(
         tls_key=Path(tls_key) if tls_key else None,
         base_url=base_url.rstrip("/") if base_url else None,
         trusted_proxies=tuple(trusted_proxies),
+        allowed_locations=tuple(allowed_locations),
+        runner=runner,
+        slots=slots,
         log_requests=log_requests,
         log_json=app.output.as_json,
     )
@@ -116,12 +152,16 @@ def _check_packages() -> None:
         ) from error
 
 
-def _check_options(database: str | None, tls_cert: str | None, tls_key: str | None, base_url: str | None) -> None:
+def check_database_option(database: str | None) -> None:
+    """Raises UsageError for a URL that others could read a password in."""
     if database and "@" in database and ":" in database.partition("://")[2].rpartition("@")[0]:
         raise UsageError(
             "the URL of --database has a password in it, which everybody on this machine could read",
             hint="put the URL into the environment variable BACKUPFORGE_SERVER_DATABASE",
         )
+
+
+def _check_options(tls_cert: str | None, tls_key: str | None, base_url: str | None) -> None:
     if tls_key and not tls_cert:
         raise UsageError("--tls-key is the key of a certificate, and there is no --tls-cert")
     if base_url and urlsplit(base_url).scheme not in ("http", "https"):
