@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,6 +12,7 @@ from bfrepo.core.errors import BackupForgeError, Interrupted, UsageError
 from bfrepo.core.progress import Change, Reporter
 from bfrepo.data.node import Node
 from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
+from bfrepo.operations.directories_ahead import directories_ahead
 from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.operations.warming import ArchivedPacks, NeededPacks, Warmer, WarmUp, reading_directories
 from bfrepo.repository.repository import Repository
@@ -69,7 +71,8 @@ def restore(
     node = reading_directories(lambda: find_node(repository.loader, snapshots[snapshot_id].tree, path))
     work = _Restoring(repository, node, options, reporter, cancelled)
     try:
-        summary, archived = work.preview() if options.dry_run else (work.run(warm_up), None)
+        with directories_ahead(repository, node.subtree, cancelled) if node.type == "dir" else nullcontext():
+            summary, archived = work.preview() if options.dry_run else (work.run(warm_up), None)
     except Interrupted as error:
         raise Interrupted(
             str(error), hint=error.hint or "what is complete is in place: restore again, and only the rest is written"

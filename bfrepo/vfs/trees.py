@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from bfrepo.core.concurrency import native_threads
 from bfrepo.core.protocols import BlobViews
 from bfrepo.core.units import KIB
 from bfrepo.data.layout import unpack_holes
@@ -27,6 +28,7 @@ class Trees:
 
     def __init__(self, views: BlobViews) -> None:
         self.views = views
+        self._is_far = views.readers > native_threads()
         self._listings: OrderedDict[bytes, Listing] = OrderedDict()
         self._nodes = 0
         self._lock = threading.Lock()
@@ -46,8 +48,17 @@ class Trees:
         return self._keep(tree_id, nodes)
 
     def load(self, tree_id: bytes) -> Listing:
-        """The entries. Raises also StorageError."""
-        return self._known(tree_id) or self._keep(tree_id, load_tree(self.views, tree_id))
+        """The entries. Raises also StorageError.
+
+        Where a storage is far away, the directories in it are asked for: who lists one often lists those next.
+        """
+        known = self._known(tree_id)
+        if known is not None:
+            return known
+        nodes = load_tree(self.views, tree_id)
+        if self._is_far:
+            self.views.prefetch(node.subtree for node in nodes if node.type == "dir")
+        return self._keep(tree_id, nodes)
 
     def _known(self, tree_id: bytes) -> Listing | None:
         with self._lock:

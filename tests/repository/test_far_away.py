@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
@@ -22,11 +23,13 @@ from bfrepo.operations.check import CheckOptions, check
 from bfrepo.operations.prune import PruneOptions, prune
 from bfrepo.operations.restore import restore
 from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.repository.frames import FrameCache
 from bfrepo.repository.repository import Repository
 from bfrepo.restorer.plan import RestoreOptions
 from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.memory import MemoryBackend
 from bfrepo.storage.retry import RetryingBackend, RetryPolicy
+from bfrepo.vfs.trees import Trees
 from tests.support.backups import incompressible, never, run_backup
 from tests.support.distant import DistantBackend
 from tests.support.faulty import FaultyBackend
@@ -314,6 +317,46 @@ def test_prune_fetches_trees_at_once(far: DistantBackend, tmp_path: Path) -> Non
     far.forget()
     prune(repository, PruneOptions(), Quiet(), never)
     assert far.most_at_once >= 6
+
+
+def scattered(far: DistantBackend, count: int) -> DistantBackend:
+    """A snapshot whose directories lie in that many packs, as daily backups leave them; its files are empty."""
+    repository = make_repository(far._inner)
+    for number in range(count):
+        run_backup(repository, {f"data/{each}/{each}": b"" for each in range(number + 1)}, time=day(number))
+    far.forget()
+    return far
+
+
+def day(number: int) -> datetime:
+    """A time, later for greater numbers."""
+    return datetime(2024, 1, 1 + number, tzinfo=UTC)
+
+
+def test_restore_fetches_directories_at_once(far: DistantBackend, tmp_path: Path) -> None:
+    """A restore by a machine that has no directories yet asks for several packs of them at a time."""
+    repository = reopen(scattered(far, 20), cache_dir=tmp_path / "cache", keep_objects=True)
+    far.forget()
+    assert restored(repository, tmp_path / "target") == 20
+    assert far.most_at_once >= 6
+    assert not [thread for thread in threading.enumerate() if thread.name == "directories"]
+
+
+def test_listing_a_directory_asks_for_those_in_it(far: DistantBackend, tmp_path: Path) -> None:
+    """Where a storage is far away, a directory that is listed brings those in it here, several at a time."""
+    repository = reopen(scattered(far, 20), cache_dir=tmp_path / "cache", keep_objects=True)
+    newest = [*load_snapshots(repository).values()][-1]
+    views = FrameCache(repository.loader, 64 * MIB)
+    trees = Trees(views)
+    (data,) = trees.load(newest.tree).nodes
+    far.forget()
+    directories = trees.load(data.subtree).nodes
+    deadline = monotonic() + 30
+    while any(views.peek(node.subtree) is None for node in directories) and monotonic() < deadline:
+        sleep(0.01)
+    views.close()
+    assert all(trees.at_hand(node.subtree) for node in directories)
+    assert far.most_at_once >= 4
 
 
 def test_everything_on_a_storage_that_fails_often(tmp_path: Path) -> None:
