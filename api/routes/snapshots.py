@@ -12,7 +12,6 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from api.fields import Title
 from api.identity import Access
 from api.problems import Problem
 from api.routing import Call, NoFields, Route
@@ -34,6 +33,9 @@ Tag = Annotated[
 """As commands take them: a comma stands between two, and spaces around them are not part of them."""
 
 
+Label = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
+
+
 class OneQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`repository` is needed only for a snapshot that several repositories have."""
 
@@ -44,7 +46,7 @@ class SnapshotChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """All tags that the snapshot is to have, its label, or both."""
 
     tags: Annotated[list[Tag], Meta(max_length=100)] | UnsetType = UNSET
-    label: Title | Annotated[str, Meta(max_length=0)] | UnsetType = UNSET
+    label: Label | UnsetType = UNSET
 
 
 async def _list_snapshots(call: Call[SnapshotQuery, NoFields]) -> EncodedPage:

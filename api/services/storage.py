@@ -11,18 +11,19 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from sqlalchemy import RowMapping, func
+from sqlalchemy import RowMapping, func, select
 
 from api.db.engine import Database
-from api.db.schema import measurements
+from api.db.schema import measurements, repositories
 from api.db.tenancy import Tenancy
 from api.fields import utc
 from api.identity import Caller
 from api.paging import Paged, cut_page, page_of
+from api.problems import not_found
 from api.services.contents import PlaceQuery, RepositoryId, node_at, path_of
 from api.services.names import raw, shown
 from api.services.opened import Opened, OpenRepositories
-from api.services.repositories import Known, Repositories
+from api.services.repositories import Repositories
 from api.services.snapshots import Snapshots
 from bfrepo.core.clock import Clock
 from bfrepo.data.node import Node, NodeType
@@ -32,6 +33,11 @@ _AT_ONCE_S: Final = 1.5
 """How long one request adds up; what it has found is kept for the next."""
 _MOST_TREES: Final = 200_000
 """Directories whose sizes are kept, at about 200 bytes each."""
+
+
+_MEASURED: Final = tuple(
+    measurements.c[name] for name in ("at", "snapshots", "logical_bytes", "unique_bytes", "stored_bytes")
+)
 
 
 class StatsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -149,29 +155,35 @@ class Storage:
 
     def stats(self, caller: Caller, query: StatsQuery) -> StorageStats:
         """The last measurement of each repository. Raises Problem for one that is not there."""
-        known = self._repositories.known(caller.tenant_id, query.repository)
         mine = Tenancy(caller.tenant_id)
-        newest = mine.select(measurements, measurements.c.repository_id, func.max(measurements.c.id).label("id"))
-        last = newest.group_by(measurements.c.repository_id).subquery()
-        select = mine.select(measurements).join(last, measurements.c.id == last.c.id)
+        newer = measurements.alias()
+        newest = select(func.max(newer.c.id)).where(newer.c.repository_id == repositories.c.id)
+        last = measurements.c.id == newest.correlate(repositories).scalar_subquery()
+        columns = (repositories.c.id, repositories.c.name, *_MEASURED)
+        wanted = mine.select(repositories, *columns).select_from(repositories.outerjoin(measurements, last))
+        wanted = wanted.order_by(repositories.c.created)
+        if query.repository is not None:
+            wanted = wanted.where(repositories.c.id == query.repository)
         with self._database.read() as connection:
-            rows = {row["repository_id"]: row for row in connection.execute(select).mappings()}
-        wanted = [rows[each.id] for each in known if each.id in rows]
-        return StorageStats([_stats(each, rows.get(each.id)) for each in known], _sum(wanted))
+            rows = connection.execute(wanted).all()
+        if query.repository is not None and not rows:
+            raise not_found("repository")
+        shown_rows = [_stats(*row) for row in rows]
+        return StorageStats(shown_rows, _total([each.sums for each in shown_rows if each.sums]))
 
     def history(self, caller: Caller, query: HistoryQuery) -> History:
         """Measurements page by page. Raises Problem for a repository that is not there."""
-        select = Tenancy(caller.tenant_id).select(measurements)
+        wanted = Tenancy(caller.tenant_id).select(measurements)
         if query.repository is not None:
             self._repositories.known(caller.tenant_id, query.repository)
-            select = select.where(measurements.c.repository_id == query.repository)
+            wanted = wanted.where(measurements.c.repository_id == query.repository)
         if query.after is not None:
-            select = select.where(measurements.c.at >= query.after.timestamp())
+            wanted = wanted.where(measurements.c.at >= query.after.timestamp())
         if query.before is not None:
-            select = select.where(measurements.c.at <= query.before.timestamp())
-        select = page_of(select, (measurements.c.at, measurements.c.id), query)
+            wanted = wanted.where(measurements.c.at <= query.before.timestamp())
+        wanted = page_of(wanted, (measurements.c.at, measurements.c.id), query)
         with self._database.read() as connection:
-            rows = connection.execute(select).mappings().all()
+            rows = connection.execute(wanted).mappings().all()
         shown_rows, cursor = cut_page(rows, query, lambda row: (row["at"], row["id"]))
         return History([_measurement(row) for row in shown_rows], cursor)
 
@@ -266,19 +278,26 @@ def _large(node: Node, size: Size) -> Large:
     )
 
 
-def _stats(known: Known, row: RowMapping | None) -> RepositoryStats:
-    measured = None if row is None else utc(row["at"])
-    return RepositoryStats(
-        repository=known.id, name=known.name, measured=measured, sums=None if row is None else _sum([row])
+def _stats(
+    key: str, name: str, at: float | None, snapshots: int, logical: int, unique: int, stored: int
+) -> RepositoryStats:
+    if at is None:
+        return RepositoryStats(repository=key, name=name, measured=None, sums=None)
+    return RepositoryStats(repository=key, name=name, measured=utc(at), sums=_sums(snapshots, logical, unique, stored))
+
+
+def _total(parts: Sequence[Sums]) -> Sums:
+    return _sums(
+        sum(each.snapshots for each in parts),
+        sum(each.logical_bytes for each in parts),
+        sum(each.unique_bytes for each in parts),
+        sum(each.stored_bytes for each in parts),
     )
 
 
-def _sum(rows: list[RowMapping]) -> Sums:
-    logical, unique, stored = (
-        sum(row[name] for row in rows) for name in ("logical_bytes", "unique_bytes", "stored_bytes")
-    )
+def _sums(snapshots: int, logical: int, unique: int, stored: int) -> Sums:
     return Sums(
-        snapshots=sum(row["snapshots"] for row in rows),
+        snapshots=snapshots,
         logical_bytes=logical,
         unique_bytes=unique,
         stored_bytes=stored,
