@@ -336,6 +336,7 @@ def day(number: int) -> datetime:
 def test_restore_fetches_directories_at_once(far: DistantBackend, tmp_path: Path) -> None:
     """A restore by a machine that has no directories yet asks for several packs of them at a time."""
     repository = reopen(scattered(far, 20), cache_dir=tmp_path / "cache", keep_objects=True)
+    load_snapshots(repository)
     far.forget()
     assert restored(repository, tmp_path / "target") == 20
     assert far.most_at_once >= 6
