@@ -46,7 +46,6 @@ class Scrub:
         self._clock = clock
         self._stores = all_stores
         self._rate = rate
-        self._counted = False
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -56,11 +55,9 @@ class Scrub:
     def run(self, every_s: float = EVERY_S) -> None:
         """Examine each store whose last examination is longer ago than `every_s`, or was interrupted.
 
-        Before the first one all stores are counted anew.
+        Before that all stores are counted anew: after kill -9, and because jobs of the server's own count nothing.
         """
-        if not self._counted:
-            self._stores.set_right()
-            self._counted = True
+        self._stores.set_right()
         for store in self._stores.all():
             if self._is_due(store, every_s):
                 try:

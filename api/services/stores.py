@@ -2,7 +2,7 @@
 
 `bytes` of a store counts what is stored and what is on its way: an upload adds its size before its first byte is taken,
 and takes it off again when nothing comes of it. A server that is killed leaves uploads counted that nobody sends any
-more, so everything is counted anew when a server starts, and after each scrub.
+more, and jobs write into stores where they lie, so everything is counted anew when a server starts, and every hour.
 """
 
 from __future__ import annotations
