@@ -22,7 +22,7 @@ from bfrepo.storage.cache import CACHED_KINDS, PARTIAL
 CacheKind: TypeAlias = Literal["index", "objects", "catalogue"]
 
 _LOCATION: Final = "location"
-_INDEX: Final = re.compile(r"index(\.\d+\.part)?|location")
+_INDEX: Final = re.compile(r"index(\.\d+\.part)?|location|slot")
 _CATALOGUE: Final = frozenset(f"{FILE_NAME}{suffix}" for suffix in SUFFIXES)
 
 

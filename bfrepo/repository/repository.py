@@ -28,6 +28,7 @@ from bfrepo.repository.config import Config, ConfigHead, decode_config, decode_h
 from bfrepo.repository.loader import Loader
 from bfrepo.repository.objects import ObjectStore
 from bfrepo.repository.saver import Saver, SaverOptions
+from bfrepo.repository.usual_slot import UsualSlot
 from bfrepo.storage.abilities import is_far
 from bfrepo.storage.ahead import AheadBackend
 from bfrepo.storage.base import CONFIG_NAME, Backend, ObjectKind
@@ -257,7 +258,8 @@ def open_repository(
     keys, slot = Keys(None), None
     if head.encryption != "none":
         listing = AheadBackend(backend, ahead if is_far(backend) else ())
-        keys, slot = _open_keys(backend, password(), head.repository_id, meanwhile=listing.start)
+        usual = UsualSlot(cache_dir / head.repository_id.hex() if cache_dir is not None and is_far(backend) else None)
+        keys, slot = _open_keys(backend, password(), head.repository_id, usual, meanwhile=listing.start)
         backend = listing
     config = decode_config(head, keys, location=backend.location)
     if cache_dir is not None and keep_objects:
@@ -299,7 +301,7 @@ def load_named(backend: Backend, kind: ObjectKind, name: str) -> bytes:
 
 
 def _open_keys(
-    backend: Backend, password: bytes, repository_id: bytes, meanwhile: Callable[[], None]
+    backend: Backend, password: bytes, repository_id: bytes, usual: UsualSlot, meanwhile: Callable[[], None]
 ) -> tuple[Keys, str]:
     """The keys, and the name of their slot. Every slot is tried; a damaged one is reported only if no other opens.
 
@@ -307,20 +309,29 @@ def _open_keys(
     """
     damaged: BackupForgeError | None = None
     count = 0
-    for info in backend.list(ObjectKind.KEY):
-        count += 1
+    for name in _slots_to_try(backend, usual):
         try:
-            data = load_named(backend, ObjectKind.KEY, info.name)
+            data = load_named(backend, ObjectKind.KEY, name)
+            count += 1
             if count == 1:
                 meanwhile()
-            keys = open_slot(data, password, repository_id, name=info.name)
+            keys = open_slot(data, password, repository_id, name=name)
         except BackupForgeError as error:
-            damaged = error
+            if not (isinstance(error, StorageObjectMissing) and name == usual.name):  # that was removed
+                damaged = error
             continue
         if keys is not None:
-            return keys, info.name
+            usual.remember(name)
+            return keys, name
     if damaged is not None:
         raise damaged
     if not count:
         raise ObjectNotFound(f"the repository in {backend.location} has no key slots, so nothing can open it")
     raise WrongPassword(f"wrong password for the repository in {backend.location}: none of its {count} key slots opens")
+
+
+def _slots_to_try(backend: Backend, usual: UsualSlot) -> Iterator[str]:
+    """All key slots, the one that mostly fits first: then the others need not even be listed."""
+    if usual.name is not None:
+        yield usual.name
+    yield from (info.name for info in backend.list(ObjectKind.KEY) if info.name != usual.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -15,11 +16,12 @@ from bfrepo.core.errors import (
 )
 from bfrepo.crypto.kdf import KdfParams
 from bfrepo.crypto.keys import SlotInfo
-from bfrepo.repository.repository import Repository
+from bfrepo.repository.repository import Repository, open_repository
 from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.memory import MemoryBackend
+from tests.support.distant import DistantBackend
 from tests.support.faulty import FaultyBackend
-from tests.support.repositories import PASSWORD, START, cheap_kdf_params, make_repository, names, reopen
+from tests.support.repositories import PASSWORD, START, FakeClock, cheap_kdf_params, make_repository, names, reopen
 
 
 @pytest.fixture
@@ -144,3 +146,32 @@ def test_strong_profile(faulty: FaultyBackend, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("bfrepo.crypto.keys.kdf_params", params)
     reopen(faulty).add_slot(b"second", label="", host="", kdf="strong")
     assert asked == ["strong"]
+
+
+# --- the slot that mostly fits
+
+
+def test_usual_slot_is_tried_first(tmp_path: Path) -> None:
+    """Where a repository is far away, the slot that opened it the last time is read first, and no others are listed."""
+    memory = MemoryBackend()
+    make_repository(memory, encryption="aes-256-gcm").add_slot(b"another", label="", host="")
+    for password in (PASSWORD, b"another"):
+        for listings in (1, 0):
+            far = DistantBackend(memory, connections=4)
+            open_repository(far, FakeClock(), lambda password=password: password, cache_dir=tmp_path)  # type: ignore[misc]
+            assert far.requests["list keys"] == listings
+    with pytest.raises(WrongPassword, match="none of its 2 key slots"):
+        open_repository(DistantBackend(memory, connections=4), FakeClock(), lambda: b"wrong", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kept", [b"", b"no name", b"\xff" * 64, b"0" * 64, b"1" * 65])
+def test_usual_slot_that_is_wrong(tmp_path: Path, kept: bytes) -> None:
+    """Whatever this machine has kept, and whatever became of the slot, the others are tried (and counted) as ever."""
+    memory = MemoryBackend()
+    repository = make_repository(memory, encryption="aes-256-gcm")
+    (tmp_path / repository.id.hex()).mkdir()
+    (tmp_path / repository.id.hex() / "slot").write_bytes(kept)
+    with pytest.raises(WrongPassword, match="none of its 1 key slots"):
+        open_repository(DistantBackend(memory, connections=4), FakeClock(), lambda: b"wrong", cache_dir=tmp_path)
+    for _ in range(2):
+        open_repository(DistantBackend(memory, connections=4), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path)
