@@ -9,16 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Final
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from api.problems import Problem
 
-_LONGEST: Final = 8192
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 
-Path = Annotated[str, Meta(max_length=_LONGEST)]
+Path = str
+"""Of a place in a snapshot, in a query. A request's first line has 8 KiB at most: in base64 every path fits."""
 
 
 def shown(name: bytes) -> str:

@@ -28,6 +28,7 @@ from api.db.schema import sessions
 from api.routing import NoFields
 from api.services.authentication import make_session
 from tests.support.server import Stage, make_stage
+from tests.support.stored import take_up
 
 EXAMPLES = 12
 """For each operation, kind of data and caller."""
@@ -38,7 +39,10 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """A database for all tests of this file: what they do to it is part of the test."""
-    return make_stage(tmp_path_factory.mktemp("schema") / "data")
+    stage = make_stage(tmp_path_factory.mktemp("schema") / "data")
+    stored = take_up(stage)
+    stage.notes["ids"] = [stored.id, stored.back_up({"file": b"content"}), stored.back_up({"file": b"more"})]
+    return stage
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def _examined() -> Iterator[Any]:
 def test_document(url: str, document: Any, filled: Stage, path: str, method: str, mode: GenerationMode) -> None:
     """Data that the document allows, and data that it does not, get an answer that it names, and never a 5xx."""
     operation = document[path][method]
-    ids = st.sampled_from([*filled.tenants.values(), *filled.users.values()])
+    ids = st.sampled_from([*filled.tenants.values(), *filled.users.values(), *filled.notes["ids"]])
 
     @settings(max_examples=EXAMPLES)
     @given(case=operation.as_strategy(mode), who=st.sampled_from(["main.root", "alpha.admin"]), known=ids | st.none())
