@@ -20,6 +20,9 @@ from api.services.notices import Notice
 _LOCAL: Final = frozenset({"socket.bind", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork"})
 """What no notification needs."""
 
+_TRANSLATED: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48")))
+"""Addresses that routers turn into those of IPv4, private ones too (RFC 6052, RFC 8215)."""
+
 
 class Refused(OSError):
     """A connection to where no notification may go."""
@@ -59,7 +62,8 @@ def _check(address: Any, allowed: Sequence[ipaddress.IPv4Network | ipaddress.IPv
         raise Refused("that is no address in a network")
     found = ipaddress.ip_address(str(address[0]).partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None) or found
-    if not (mapped.is_global and not mapped.is_multicast) and not any(mapped in network for network in allowed):
+    public = mapped.is_global and not mapped.is_multicast and not any(mapped in network for network in _TRANSLATED)
+    if not public and not any(mapped in network for network in allowed):
         raise Refused(f"{found} is not a public address")
 
 

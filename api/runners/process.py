@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": "/usr/local/sbin:/usr/local/bin
 
 _LONGEST_LINE: Final = 1 << 20
 _LAST_WORDS: Final = 20
+_LAST_WORDS_S: Final = 1.0
 
 
 def module_command(module: str) -> tuple[str, ...]:
@@ -32,26 +34,31 @@ def module_command(module: str) -> tuple[str, ...]:
 class Process:
     """A process in a session of its own, so that it can be ended with its children."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, errors: asyncio.StreamReader, pipe: asyncio.BaseTransport
+    ) -> None:
+        """`errors` is what it writes to standard error, through `pipe`."""
         self._process = process
+        self._pipe = pipe
         self._last: deque[str] = deque(maxlen=_LAST_WORDS)
-        self._listening = asyncio.create_task(self._listen())
+        self._listening = asyncio.create_task(self._listen(errors))
 
     @classmethod
     async def start(cls, command: Sequence[str], order: bytes) -> Process:
         """Start it and give it the order. Raises OSError."""
         path = os.pathsep.join(entry for entry in sys.path if entry)
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**ENVIRONMENT, "PYTHONPATH": path},
-            cwd="/",
-            limit=_LONGEST_LINE,
-            start_new_session=True,
-        )
-        started = cls(process)
+        async with _error_pipe() as (errors, pipe, end):
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=end,
+                env={**ENVIRONMENT, "PYTHONPATH": path},
+                cwd="/",
+                limit=_LONGEST_LINE,
+                start_new_session=True,
+            )
+        started = cls(process, errors, pipe)
         with contextlib.suppress(ConnectionError):  # it has ended already, and says so by its status
             _pipe(process.stdin).write(order + b"\n")
             await _pipe(process.stdin).drain()
@@ -73,7 +80,9 @@ class Process:
     async def wait(self) -> int:
         """Its exit status, negative for a signal, when it has ended."""
         status = await self._process.wait()
-        await self._listening
+        await asyncio.wait([self._listening], timeout=_LAST_WORDS_S)
+        self._listening.cancel()
+        self._pipe.close()
         return status
 
     @property
@@ -93,16 +102,32 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    async def _listen(self) -> None:
-        error = _pipe(self._process.stderr)
+    async def _listen(self, errors: asyncio.StreamReader) -> None:
         while True:
             try:
-                line = await error.readline()
+                line = await errors.readline()
             except ValueError:
                 continue
             if not line:
                 return
             self._last.append(line.decode(errors="replace").rstrip()[:500])
+
+
+@contextlib.asynccontextmanager
+async def _error_pipe() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.BaseTransport, int]]:
+    """A pipe for standard error: what reads from it, its end here, and the end to hand on.
+
+    A hook that outlives its process holds it open. The loop must not take that for a process that goes on, as it does
+    with pipes that it has made itself.
+    """
+    ours, theirs = os.pipe()
+    errors = asyncio.StreamReader()
+    try:
+        make = functools.partial(asyncio.StreamReaderProtocol, errors)
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(make, os.fdopen(ours, "rb", buffering=0))
+        yield errors, pipe, theirs
+    finally:
+        os.close(theirs)
 
 
 def _pipe(pipe: T | None) -> T:

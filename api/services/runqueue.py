@@ -272,8 +272,8 @@ def insert_run(
         "cancel_requested": False,
     }
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    made = connection.execute(dialect.insert(runs).values(row).on_conflict_do_nothing())
-    return made.rowcount == 1
+    made = dialect.insert(runs).values(row).on_conflict_do_nothing().returning(runs.c.id)
+    return connection.execute(made).scalar() is not None
 
 
 def add_event(connection: Connection, row: Any, now: float, kind: str, data: dict[str, Any]) -> None:

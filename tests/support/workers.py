@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +43,11 @@ os._exit(0)
 
 
 def stub_command(log: Path, seconds: float) -> tuple[str, ...]:
-    """A program in the place of ours."""
+    """A program in the place of ours; an empty path leaves ours there."""
+    from api.runners.carrier import CHILD
+
+    if not log.name:
+        return CHILD
     return (sys.executable, "-S", "-c", STUB, str(log), str(seconds))
 
 
@@ -83,7 +87,14 @@ def main(role: str, data: str, url: str, log: str, seconds: str) -> None:
     database, keys = Database(url), load_server_keys(config.data)
     opening = Repositories(database, keys, clock, config).opening
     parts = Parts(config, keys, clock, database, opening, pace=pace, command=command)
-    asyncio.run(make_runner(config, database, parts).run())
+
+    async def run() -> None:
+        task = asyncio.create_task(make_runner(config, database, parts).run())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        with suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
 
 
 if __name__ == "__main__":
