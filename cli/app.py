@@ -68,8 +68,9 @@ class App:
 
         return HotColdBackend(self.open_storage(hot), self.open_storage(location))
 
-    def open_storage(self, location: str) -> Backend:
-        """The storage at one location, whatever part of a repository it holds."""
+    def open_storage(self, location: str, *, of_restic: bool = False) -> Backend:
+        """The storage at one location, whatever part of a repository it holds; or all of one of restic."""
+        from bfrepo.storage.layout import OF_RESTIC, USUAL
         from bfrepo.storage.location import open_backend, parse_location
         from bfrepo.storage.retry import RetryPolicy
 
@@ -82,6 +83,7 @@ class App:
             clock=self.clock,
             limits=self._limits,
             retries=RetryPolicy(pausing=self._pausing, notify=self._tell),
+            folders=OF_RESTIC if of_restic else USUAL,
         )
 
     def open_bare_storage(self, location: str) -> Backend:

@@ -10,11 +10,21 @@ some file systems and network shares list large directories slowly. `tmp/` belon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
 from bfrepo.core.ids import is_object_name, short_id
 from bfrepo.storage.base import CONFIG_NAME, ObjectKind
 
 DIRECTORY_KINDS = tuple(kind for kind in ObjectKind if kind is not ObjectKind.CONFIG)
 """The kinds that have a directory of their own, named by the kind's value."""
+
+USUAL: Final[Mapping[ObjectKind, str]] = MappingProxyType({})
+"""Every kind in the directory of its name."""
+
+OF_RESTIC: Final[Mapping[ObjectKind, str]] = MappingProxyType({ObjectKind.PACK: "data"})
+"""Where a restic repository has its packs."""
 
 _KIND_OF_DIRECTORY = {kind.value: kind for kind in DIRECTORY_KINDS}
 
@@ -30,6 +40,12 @@ def object_path(kind: ObjectKind, name: str) -> str:
     if kind is ObjectKind.PACK:
         return f"{kind.value}/{name[:2]}/{name}"
     return f"{kind.value}/{name}"
+
+
+def path_in(folders: Mapping[ObjectKind, str], kind: ObjectKind, name: str) -> str:
+    """As `object_path`, where some kinds have another directory than the usual one."""
+    path, folder = object_path(kind, name), folders.get(kind)
+    return path if folder is None else folder + path[len(kind.value) :]
 
 
 def parse_object_path(path: str) -> tuple[ObjectKind, str] | None:

@@ -16,13 +16,15 @@ refused rather than taken for a part of the path.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from bfrepo.core.clock import Clock
 from bfrepo.core.errors import InvalidValue
-from bfrepo.storage.base import Backend
+from bfrepo.storage.base import Backend, ObjectKind
+from bfrepo.storage.layout import USUAL
 from bfrepo.storage.limit import LimitedBackend, Limits
 from bfrepo.storage.local import LocalBackend
 from bfrepo.storage.memory import MemoryBackend
@@ -88,8 +90,11 @@ def open_backend(
     clock: Clock | None = None,
     limits: Limits = _NO_LIMITS,
     retries: RetryPolicy = _USUAL_RETRIES,
+    folders: Mapping[ObjectKind, str] = USUAL,
 ) -> Backend:
     """A backend for the place, which need not hold a repository yet. `memory:` is a new, empty store each time.
+
+    `folders` names directories of kinds that are not the usual ones, for a repository that is only read.
 
     From the inside to the outside: the storage itself; the limits, because every try takes bandwidth; the retries,
     because what is tried again must be paid for again, and no wait for bandwidth may be taken for a storage that does
@@ -99,29 +104,33 @@ def open_backend(
     Local storage is not retried: a disk that fails goes on failing, and a volume that is not mounted needs somebody to
     mount it. Raises UsageError where the support for this kind of storage is not installed.
     """
-    backend = open_bare_backend(location, options=options, clock=clock)
+    backend = open_bare_backend(location, options=options, clock=clock, folders=folders)
     if limits.up is not None or limits.down is not None:
         backend = LimitedBackend(backend, limits)
     return RetryingBackend(backend, retries) if location.remote else backend
 
 
 def open_bare_backend(
-    location: Location, *, options: StorageOptions = _NO_OPTIONS, clock: Clock | None = None
+    location: Location,
+    *,
+    options: StorageOptions = _NO_OPTIONS,
+    clock: Clock | None = None,
+    folders: Mapping[ObjectKind, str] = USUAL,
 ) -> Backend:
     """The storage itself, whose errors come as they are. What each kind needs is imported here, when it is needed."""
     match location:
         case LocalLocation(path):
-            return LocalBackend(path, clock=clock)
+            return LocalBackend(path, clock=clock, folders=folders)
         case MemoryLocation():
             return MemoryBackend()
         case S3Location():
             from bfrepo.storage.s3 import S3Backend  # noqa: PLC0415 - its library takes a third of a second
 
-            return S3Backend(location, options.s3)
+            return S3Backend(location, options.s3, folders=folders)
         case SftpLocation():
             from bfrepo.storage.sftp import SftpBackend  # noqa: PLC0415 - as above
 
-            return SftpBackend(location, options.sftp)
+            return SftpBackend(location, options.sftp, folders=folders)
         case RestLocation():
             from bfrepo.storage.rest import RestBackend  # noqa: PLC0415 - as above
 

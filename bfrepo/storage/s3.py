@@ -16,7 +16,7 @@ servers that are slower to show what was written, docs/how-to/s3.md says what th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,7 +25,7 @@ from bfrepo.core.clock import Clock, SystemClock
 from bfrepo.core.errors import DamagedObject, InvalidValue, RepositoryExists, StorageError, StorageObjectExists
 from bfrepo.core.protocols import Buffer
 from bfrepo.storage.base import CONFIG_NAME, ObjectInfo, ObjectKind, Upload
-from bfrepo.storage.layout import describe, object_path, parse_object_path
+from bfrepo.storage.layout import USUAL, describe, parse_object_path, path_in
 from bfrepo.storage.options import S3Options
 from bfrepo.storage.places import S3Location
 from bfrepo.storage.s3_client import make_client
@@ -51,8 +51,17 @@ class S3Backend:
 
     delete_limit = _DELETED_AT_ONCE
 
-    def __init__(self, location: S3Location, options: S3Options, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        location: S3Location,
+        options: S3Options,
+        *,
+        clock: Clock | None = None,
+        folders: Mapping[ObjectKind, str] = USUAL,
+    ) -> None:
+        """`folders` names the directory of a kind that is not the usual one, from which objects can be read."""
         self._location = location
+        self._folders = folders
         self._options = options
         self._clock = clock or SystemClock()
         self._lock_mode = _lock_mode(options)
@@ -202,7 +211,7 @@ class S3Backend:
             self._sender.send_spool(key, spool, self._headers(kind, cold=cold))
 
     def _key(self, kind: ObjectKind, name: str) -> str:
-        return self._prefix + object_path(kind, name)
+        return self._prefix + path_in(self._folders, kind, name)
 
     def _pages(self, subject: str, prefix: str) -> Iterator[Any]:
         """The pages of a listing. A server that forgets where it was is an error, and no shorter listing."""

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -35,7 +35,7 @@ from bfrepo.ssh.sftp_format import (
     status_of,
 )
 from bfrepo.storage.base import ObjectInfo, ObjectKind, Upload
-from bfrepo.storage.layout import describe, object_path, parse_object_path
+from bfrepo.storage.layout import USUAL, describe, object_path, parse_object_path, path_in
 from bfrepo.storage.options import SftpOptions
 from bfrepo.storage.places import SftpLocation
 from bfrepo.storage.sftp_listing import AT_ONCE, follow, is_file, read_directories
@@ -54,8 +54,17 @@ class SftpBackend:
     Nothing is connected before the first call.
     """
 
-    def __init__(self, location: SftpLocation, options: SftpOptions, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        location: SftpLocation,
+        options: SftpOptions,
+        *,
+        clock: Clock | None = None,
+        folders: Mapping[ObjectKind, str] = USUAL,
+    ) -> None:
+        """`folders` names the directory of a kind that is not the usual one, from which objects can be read."""
         self._location = location
+        self._folders = folders
         self._options = options
         self._clock = clock or SystemClock()
         self._place = SftpPlace(location)
@@ -299,7 +308,7 @@ class SftpBackend:
             )
 
     def _object(self, kind: ObjectKind, name: str) -> bytes:
-        return self.path(object_path(kind, name))
+        return self.path(path_in(self._folders, kind, name))
 
 
 def _directory(kind: ObjectKind) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Command, failure, without_encryption
+from tests.support.restic_local import PASSWORD, make_restic
 
 
 @pytest.fixture
@@ -44,6 +45,34 @@ def test_a_pipe_through_a_repository(command: Command, tmp_path: Path) -> None:
     command("export", "tar", "latest", "-o", tmp_path / "all.tar")
     with tarfile.open(tmp_path / "all.tar") as opened:
         assert sorted(opened.getnames()) == ["srv", "srv/d", "srv/d/y", "srv/x"]
+
+
+def test_a_repository_of_restic_is_named_by_its_kind_and_place(command: Command, tmp_path: Path) -> None:
+    """`restic:PLACE` is one word; where there is no such repository, it says so."""
+    ran = command("import", f"restic:{tmp_path}/missing", "--json", status=10)
+    assert (failure(ran)["error"], "restic" in failure(ran)["message"]) == ("no-repository", True)
+    command("import", "restic:", status=2)
+    command("import", "borg:/srv", status=2)
+
+
+@pytest.mark.slow
+def test_import_restic(command: Command, tmp_path: Path) -> None:
+    """Looked at first, imported, and there the second time."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "file").write_bytes(b"x" * 1000)
+    restic = make_restic(tmp_path)
+    restic("backup", tmp_path / "src", "--host", "web1", "--tag", "t")
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    line = ("import", f"restic:{restic.folder}", "--from-password-file", tmp_path / "password")
+
+    assert "would import snapshot" in command(*line, "--dry-run").out
+    assert command.snapshots() == []
+    assert "web1" in command(*line).out
+    assert command(*line, "--json").summary["snapshots_present"] == 1
+    (snapshot,) = command("list", "--json").document
+    assert (snapshot["original"], snapshot["tags"]) == (restic.snapshots()[0]["id"], ["t"])
+    (tmp_path / "password").write_text("wrong")
+    command(*line, status=12)
 
 
 def test_what_is_left_out_is_told(command: Command, tmp_path: Path) -> None:
