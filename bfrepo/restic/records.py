@@ -126,7 +126,7 @@ decode_index: Final = msgspec.json.Decoder(IndexRecord).decode
 decode_snapshot: Final = msgspec.json.Decoder(SnapshotRecord).decode
 decode_tree: Final = msgspec.json.Decoder(TreeRecord).decode
 
-_ESCAPE: Final = re.compile(rb"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{3}|.)", re.DOTALL)
+_ESCAPE: Final = re.compile(rb"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{3}|.|$)", re.DOTALL)
 _PLAIN_ESCAPES: Final = {
     b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v", b"\\": b"\\",
     b'"': b'"', b"'": b"'",
@@ -197,7 +197,7 @@ def iso_time(time: str) -> str:
 
 def link_target(node: NodeRecord) -> bytes:
     """Where a symlink leads. Raises ValueError."""
-    return base64.b64decode(node.linktarget_raw) if node.linktarget_raw else node.linktarget.encode()
+    return base64.b64decode(node.linktarget_raw, validate=True) if node.linktarget_raw else node.linktarget.encode()
 
 
 def xattrs(node: NodeRecord) -> list[tuple[bytes, bytes]]:
@@ -205,4 +205,6 @@ def xattrs(node: NodeRecord) -> list[tuple[bytes, bytes]]:
     found = node.extended_attributes
     if not found:
         return []
-    return sorted((each.name.encode(errors="surrogatepass"), base64.b64decode(each.value or "")) for each in found)
+    return sorted(
+        (each.name.encode(errors="surrogatepass"), base64.b64decode(each.value or "", validate=True)) for each in found
+    )

@@ -103,15 +103,15 @@ def open_key_file(data: bytes, password: bytes) -> MasterKey | None:
         stored = msgspec.json.decode(data, type=_KeyFile)
         if 128 * stored.n * stored.r * stored.p > _MOST_MEMORY:
             raise DamagedObject("a key of the restic repository wants more memory than is allowed")
-        salt = base64.b64decode(stored.salt)
+        salt = base64.b64decode(stored.salt, validate=True)
         raw = hashlib.scrypt(
             password, salt=salt, n=stored.n, r=stored.r, p=stored.p, maxmem=2 * _MOST_MEMORY - 1, dklen=_KEYS_SIZE
         )
-        plain = Opener(MasterKey(raw[:32], raw[32:48], raw[48:])).open(base64.b64decode(stored.data))
+        plain = Opener(MasterKey(raw[:32], raw[32:48], raw[48:])).open(base64.b64decode(stored.data, validate=True))
         if plain is None:
             return None
         master = msgspec.json.decode(plain, type=_Master)
-        keys = (base64.b64decode(text) for text in (master.encrypt, master.mac.k, master.mac.r))
+        keys = (base64.b64decode(text, validate=True) for text in (master.encrypt, master.mac.k, master.mac.r))
         found = MasterKey(*keys)
     except (msgspec.MsgspecError, *MALFORMED) as error:
         raise DamagedObject(f"a key of the restic repository does not decode: {error}") from error
