@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import HttpVersion11, web
 
+from api.dataplane.direct import can_be_taken, take
 from api.problems import Problem
 from api.routing import too_large
 from api.services.store_files import ObjectPath
@@ -40,7 +41,10 @@ async def receive(request: web.Request, services: Services, store: Store, path: 
     try:
         await _go_on(request)
         async with asyncio.timeout(START_S + size / LEAST_RATE):
-            await _take(request, services, upload)
+            if can_be_taken(request, size):
+                await take(request, threads, upload, size, SILENCE_S)
+            else:
+                await _read(request, services, upload)
         services.likely_hashes[store.id] = await threads.run(upload.finish)
     except TimeoutError as error:
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, "too-slow", "the body came too slowly") from error
@@ -66,7 +70,7 @@ async def _go_on(request: web.Request) -> None:
         request.writer.output_size = 0  # the answer has not begun
 
 
-async def _take(request: web.Request, services: Services, upload: Upload) -> None:
+async def _read(request: web.Request, services: Services, upload: Upload) -> None:
     threads, waiting, size = services.data_threads, list[bytes](), 0
     while True:
         async with asyncio.timeout(SILENCE_S):

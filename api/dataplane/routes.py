@@ -22,6 +22,7 @@ from typing import Final
 from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.dataplane.direct import TAKEN
 from api.dataplane.receiving import receive
 from api.dataplane.sending import send_file, send_listing
 from api.identity import Caller
@@ -58,7 +59,7 @@ def add_routes(app: web.Application) -> None:
 
 
 def _make_handler(route: DataRoute) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def handle(request: web.Request) -> web.StreamResponse:
+    async def answer(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         try:
             request[CALLER] = await _authenticate(request, services, route.scope)
@@ -69,6 +70,12 @@ def _make_handler(route: DataRoute) -> Callable[[web.Request], Awaitable[web.Str
             return web.Response(status=HTTPStatus.BAD_REQUEST.value)  # to nobody: the client is gone
         except (OSError, SQLAlchemyError) as error:
             return _refusal(_failure(error, request[REQUEST_ID]))
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = await answer(request)
+        if request.get(TAKEN, False):
+            response.force_close()
+        return response
 
     return handle
 

@@ -32,6 +32,7 @@ from typing import Final, NamedTuple, Protocol
 from blake3 import blake3
 
 from bfrepo.core.errors import BackupForgeError
+from bfrepo.core.protocols import Buffer
 from bfrepo.storage.durable import open_private, sync, sync_directory, write_all
 
 CONFIG: Final = "config"
@@ -50,7 +51,7 @@ _BLOCK: Final = 1 << 20
 class Hash(Protocol):
     """SHA-256 or BLAKE3."""
 
-    def update(self, data: bytes, /) -> object:
+    def update(self, data: Buffer, /) -> object:
         """Go on with these bytes."""
         raise NotImplementedError
 
@@ -198,11 +199,11 @@ class Incoming:
             self.abort()
             raise
 
-    def write(self, blocks: Iterable[bytes]) -> None:
+    def write(self, blocks: Iterable[Buffer]) -> None:
         """The next bytes. Raises OSError; ValueError when it was aborted."""
         for block in blocks:
             write_all(self._file, block)
-            self._written += len(block)
+            self._written += len(memoryview(block))
             if self._hasher is not None:
                 self._hasher.update(block)
 

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from api.problems import Problem
 from api.services.store_files import Incoming, ObjectPath, WrongName
 from api.services.stores import Store, Stores
+from bfrepo.core.protocols import Buffer
 
 
 class Upload:
@@ -35,7 +36,7 @@ class Upload:
             self._incoming.abort()
             raise
 
-    def write(self, blocks: Iterable[bytes]) -> None:
+    def write(self, blocks: Iterable[Buffer]) -> None:
         """The next bytes. Raises OSError; ConnectionAbortedError after the end."""
         with self._lock:
             self._check_open()

@@ -230,7 +230,7 @@ def test_refused_uploads_are_not_counted(stage: Stage) -> None:
     stage.run(talk)
 
 
-@pytest.mark.parametrize("size", [0, 1_000_000])
+@pytest.mark.parametrize("size", [0, 1_000_000, 2_000_000])
 def test_slow_uploads(stage: Stage, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Who sends nothing for a while, or too little on the whole, is told so, and nothing is left of it."""
     monkeypatch.setattr("api.dataplane.receiving.SILENCE_S", 60.0 if size else 0.1)
@@ -359,5 +359,34 @@ def test_tenant_by_its_id(stage: Stage) -> None:
         assert await store.put(CONTENT) == 404
         again = Store(client, store.token, f"/repo/{stage.tenants['alpha']}/main/")
         assert (await again.ask("GET", f"data/{sha256(CONTENT)}")).body == CONTENT
+
+    stage.run(talk)
+
+
+def test_large_objects(stage: Stage) -> None:
+    """What is large enough to be taken straight from its connection is stored as whole, refused as well, and not lost
+    when the client goes away."""
+
+    async def talk(client: Client) -> None:
+        store, data = owner(stage, client), bytes(range(256)) * 40_000
+        await store.make()
+        for name in (sha256(data), blake3(data[1:]).hexdigest()):
+            content = data if name == sha256(data) else data[1:]
+            answer = await store.ask("POST", f"data/{name}", data=content)
+            assert (answer.status, answer.headers["Connection"]) == (200, "close")
+            assert (await store.ask("GET", f"data/{name}")).body == content
+        assert await store.put(data[2:], name=sha256(b"other")) == 400
+        _answers, requests = await asyncio.open_connection("127.0.0.1", client.raw.port)
+        head = f"POST {PLACE}data/{sha256(b'x')} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic(store.token)}\r\n"
+        requests.write(head.encode() + b"Content-Length: 20000000\r\n\r\n" + data)
+        await requests.drain()
+        requests.close()
+        folder = stage.config.stores / stage.tenants["alpha"] / "main" / "tmp"
+        for _ in range(500):
+            counted = _counted(await client.ask("GET", "/api/stores", who="alpha.viewer"))
+            if counted == 2 * len(data) - 1 and not list(folder.iterdir()):
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(counted)
 
     stage.run(talk)

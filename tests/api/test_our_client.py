@@ -38,26 +38,26 @@ class TestContract(BackendConformance):
     """The contract on the server."""
 
     @pytest.fixture
-    def store(self, request: pytest.FixtureRequest) -> str:
+    def of_its_own(self, request: pytest.FixtureRequest) -> str:
         """A store that no other test has."""
         return f"store-{abs(hash(request.node.name)):x}"
 
     @pytest.fixture
-    def place(self, server: Serving, store: str) -> Place:
-        return Place(open=lambda: backend_on(server, "beta", store))
+    def place(self, server: Serving, of_its_own: str) -> Place:
+        return Place(open=lambda: backend_on(server, "beta", of_its_own))
 
     @pytest.fixture
-    def denied(self, server: Serving, backend: Backend, store: str) -> Iterator[Backend]:
+    def denied(self, server: Serving, backend: Backend, of_its_own: str) -> Iterator[Backend]:
         """A backend whose token allows to look, and no more."""
         stored(backend, PACK, b"kept")
-        with closing(backend_on(server, "beta", store, "store:read")) as reader:
+        with closing(backend_on(server, "beta", of_its_own, "store:read")) as reader:
             yield reader
 
     @pytest.fixture
-    def full(self, server: Serving, store: str) -> Iterator[Backend]:
+    def full(self, server: Serving, of_its_own: str) -> Iterator[Backend]:
         """A backend of a tenant with a quota."""
         settle(server.stage, quota_bytes=MIB)
-        with closing(backend_on(server, "alpha", store)) as backend:
+        with closing(backend_on(server, "alpha", of_its_own)) as backend:
             backend.create()
             yield backend
         settle(server.stage, quota_bytes=None)
