@@ -55,7 +55,7 @@ def test_names_are_unquoted(quoted: str, raw: bytes) -> None:
 @pytest.mark.parametrize("quoted", ["\\", r"\q", r"\x1", r"\u12", r"\xzz", r"\U00110000"])
 def test_names_that_are_no_names(quoted: str) -> None:
     """An escape that is none is an error."""
-    with pytest.raises(ValueError, match="escape|chr"):
+    with pytest.raises(ValueError, match=r"escape|chr"):
         raw_name(quoted)
 
 
