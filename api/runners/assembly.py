@@ -38,7 +38,7 @@ class Parts:
         self.queue = RunQueue(database, clock, stale_s=pace.stale_s)
         teller = Teller(database, keys, config)
         self.dispatch = Dispatch(self.queue, teller, pace)
-        self.carrier = Carrier(self.queue, Orders(config, opening).make, teller.tell, pace, command)
+        self.carrier = Carrier(self.queue, Orders(config, database, opening).make, teller.tell, pace, command)
 
     def crew(self, slots: int) -> Crew:
         """Those who carry out runs here."""

@@ -1,4 +1,4 @@
-"""What the server clears away by itself: what has expired, and the data of tenants whose grace time is over.
+"""What the server clears away by itself: what has expired, old runs, and the data of tenants whose grace time is over.
 
 Any number of servers may do it at the same time: what one has cleared away the others do not find. Blocks.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import delete, select
 
 from api.db.engine import Database
-from api.db.schema import invitations, metadata, sessions, tenants
+from api.db.schema import invitations, metadata, run_events, runs, sessions, tenants
 from api.db.tenancy import Tenancy
 from api.services.attempts import Attempts
 from api.services.audit import Origin, record
@@ -24,6 +25,9 @@ log: Final = logging.getLogger("backupforge.server")
 
 _KEPT: Final = frozenset({"audit"})
 """Tables that outlive a tenant."""
+
+_RUNS_KEPT: Final = timedelta(days=90)
+"""How long one can look up how a run ended."""
 
 
 class Housekeeping:
@@ -42,6 +46,9 @@ class Housekeeping:
         with self._database.write() as connection:
             connection.execute(delete(sessions).where(sessions.c.expires < now))
             connection.execute(delete(invitations).where(invitations.c.expires < now))
+            old = select(runs.c.id).where(runs.c.finished < now - _RUNS_KEPT.total_seconds())
+            connection.execute(delete(run_events).where(run_events.c.run_id.in_(old)))
+            connection.execute(delete(runs).where(runs.c.finished < now - _RUNS_KEPT.total_seconds()))
         for tenant_id in self._due(now):
             self._purge(tenant_id, now)
 

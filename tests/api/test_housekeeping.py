@@ -7,6 +7,8 @@ from sqlalchemy import func, insert, select
 from api.db.schema import audit, login_failures, metadata, repositories, sessions, tenants
 from api.services.attempts import WINDOW_S, Attempts
 from api.services.housekeeping import Housekeeping
+from api.services.jobspecs import JobSpec, Kind, RunSpec
+from api.services.runqueue import RunQueue, insert_run
 from api.services.tenants import GRACE
 from tests.support.repositories import FakeClock
 from tests.support.server import Client, Stage
@@ -82,3 +84,26 @@ def test_what_has_expired_goes(stage: Stage) -> None:
         with database.read() as connection:
             assert connection.execute(select(func.count()).select_from(login_failures)).scalar_one() == 0
             assert connection.execute(select(func.count()).select_from(sessions)).scalar_one() == 0
+
+
+def test_runs_of_long_ago_go(any_stage: Stage) -> None:
+    """What a run has said can be looked up for 90 days after its end; runs that have not ended stay."""
+    clock = any_stage.clock = FakeClock(any_stage.clock.now())
+    spec = RunSpec(repository="0", name="job", job=JobSpec(kind=Kind.CHECK))
+    tenant = any_stage.tenants["alpha"]
+    with any_stage.database() as database:
+        queue = RunQueue(database, clock, stale_s=60.0)
+        for name in ("ended", "waits"):
+            with database.write() as connection:
+                insert_run(connection, tenant, spec, any_stage.now, job_id=None, due=0.0, run_id=name)
+        claim = queue.claim("ended", "me")
+        assert claim is not None
+        queue.finish(claim, "done", "", {})
+    before = counts(any_stage, tenant)
+    clock.advance(90 * 86400 - 1)
+    clean(any_stage)
+    assert counts(any_stage, tenant)["runs"] == before["runs"] == 2
+    clock.advance(2)
+    clean(any_stage)
+    after = counts(any_stage, tenant)
+    assert (after["runs"], after["run_events"]) == (1, 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from api.db.schema import stores
 from tests.support.jobs import allow, backup_of, ended, make_repository, reached, run_now
 from tests.support.server import Client, Stage
 
@@ -275,3 +276,24 @@ def test_secrets_stay_secret(stage: Stage, tmp_path: Path) -> None:
     stage.run(talk)
     for path in stage.config.data.glob("server.sqlite*"):
         assert b"hunter2" not in path.read_bytes()
+
+
+def test_quota(stage: Stage, tmp_path: Path) -> None:
+    """A backup into a store of a tenant whose quota is used up does not begin; a check does."""
+    files = allow(stage, tmp_path / "alpha")
+
+    async def talk(client: Client) -> None:
+        repository = await make_repository(client)
+        with stage.database() as database, database.write() as connection:
+            connection.execute(stores.update().values(bytes=10))
+        place = f"/api/tenants/{stage.tenants['alpha']}/quota"
+        assert (await client.ask("PUT", place, who="main.root", json={"bytes": 10})).status == 200
+        states = []
+        for body in (backup_of(files, repository), {"name": "x", "kind": "check", "repository": repository}):
+            job = await client.ask("POST", "/api/jobs", who="alpha.operator", json=body)
+            run = (await run_now(client, job.value["id"])).value
+            states.append((run["state"], run["error"] or ""))
+        assert states[0] == ("failed", "the tenant's quota of 10 B is used up: forget snapshots, and prune")
+        assert states[1] == ("done", "")
+
+    stage.run(talk)

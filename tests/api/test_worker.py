@@ -41,8 +41,8 @@ def plan(stage: Stage, count: int, retries: Retries) -> None:
     repository = take_up(stage).id
     schedule = Schedule(calendar=f"{time.gmtime().tm_year + 1}-01-01")
     spec = msgspec.json.encode(JobSpec(kind=Kind.CHECK, schedule=schedule, retries=retries)).decode()
-    row: dict[str, Any] = {"tenant_id": stage.tenants["alpha"], "kind": "check", "repository_id": repository, "spec": spec}
-    row |= {"enabled": True, "next_due": stage.now, "created": stage.now, "version": 1}
+    row: dict[str, Any] = {"tenant_id": stage.tenants["alpha"], "kind": "check", "spec": spec}
+    row |= {"repository_id": repository, "enabled": True, "next_due": stage.now, "created": stage.now, "version": 1}
     rows = [{**row, "id": secrets.token_hex(16), "name": f"job-{number}"} for number in range(count)]
     with stage.database() as database, database.write() as connection:
         connection.execute(insert(jobs), rows)
