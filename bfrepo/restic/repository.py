@@ -50,9 +50,10 @@ _MOST_PLAIN: Final = 1 << 30
 """Bytes that a tree or an index may have; a chunk of a file has 8 MiB at most."""
 _MOST_KEYS: Final = 64
 _RUN: Final = 4 * MIB
+"""Bytes that are read at a time, and bytes of plaintext that come of it; a single blob may be more."""
 _GAP: Final = 64 * 1024
 """What is not needed between two blobs is read rather than asked around."""
-_TREE_PACKS: Final = 128 * MIB
+_TREE_PACKS: Final = 64 * MIB
 """Bytes of packs of trees that are kept: the trees of a snapshot lie together."""
 _LARGEST_KEPT: Final = 32 * MIB
 
@@ -119,15 +120,19 @@ class ResticRepository:
         """Copies of blobs, by number, in groups that are read together."""
         index = self.index
         run: list[int] = []
+        plain = 0
         start = end = -1
         for number in sorted(numbers, key=index.place):
-            place, length = index.place(number), index.copy(number).length
-            if run and (place >> 32 != end >> 32 or place - end > _GAP or place + length - start > _RUN):
+            place, copy = index.place(number), index.copy(number)
+            length = copy.length
+            is_far = place >> 32 != end >> 32 or place - end > _GAP or place + length - start > _RUN
+            if run and (is_far or plain + copy.plain > _RUN):
                 yield run
-                run = []
+                run, plain = [], 0
             if not run:
                 start = place
             run.append(number)
+            plain += copy.plain
             end = place + length
         if run:
             yield run
