@@ -32,7 +32,10 @@ _MOST_PASSES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupOptions:
-    """What to write into the snapshot and how to go about it. `paths` are raw and absolute; `time` has a zone."""
+    """What to write into the snapshot and how to go about it. `paths` are raw and absolute; `time` has a zone.
+
+    `read_once` says that the source cannot be read twice, or had better not.
+    """
 
     paths: tuple[bytes, ...]
     hostname: str
@@ -52,6 +55,7 @@ class BackupOptions:
     readers: int = 1
     workers: int = field(default_factory=native_threads)
     verify: bool = True
+    read_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def backup(
     # That packs are missing is found out at the latest when the snapshot is published. It hardly ever happens, and to
     # list the packs first is what takes longest where nothing has changed: so only the second pass does.
     with suppress(ContentLost):
-        return one_pass(trusting=not options.dry_run)
+        return one_pass(trusting=not (options.dry_run or options.read_once))
     for _ in range(_MOST_PASSES - 2):
         with suppress(ContentLost):
             return one_pass(trusting=False)

@@ -155,6 +155,7 @@ def _options(what: What, flags: dict[str, Any]) -> BackupOptions:
         dry_run=flags["dry_run"],
         skip_if_unchanged=flags["skip_if_unchanged"],
         readers=flags["read_concurrency"],
+        read_once=not what.can_be_scanned,
     )
 
 

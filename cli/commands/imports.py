@@ -96,6 +96,7 @@ def tar_command(
         time=parse_time(time) if time else None,
         force=True,
         dry_run=dry_run,
+        read_once=True,
     )
     with app.open_repository() as repository, app.working() as work, _opened(file) as stream:
         display = work.display

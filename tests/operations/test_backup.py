@@ -158,6 +158,26 @@ def test_damaged_trees_of_the_parent() -> None:
     assert restored(reopen(backend).loader, result.snapshot.tree) == expected(TREE)
 
 
+@pytest.mark.parametrize("read_once", [False, True])
+def test_a_pack_that_is_gone(read_once: bool) -> None:
+    """What was in a pack that is gone is stored again, and a source that can be read only once is read once (INV-1)."""
+    backend = FaultyBackend(MemoryBackend())
+    run_backup(make_repository(backend), TREE)
+    for pack in reopen(backend).index.table.packs():
+        backend.drop(ObjectKind.PACK, pack.id.hex())
+    opened = 0
+
+    def open_source() -> DictSource:
+        nonlocal opened
+        opened += 1
+        return DictSource(TREE)
+
+    options = backup_options(read_once=read_once, force=True)
+    result = backup(reopen(backend), open_source, options, Quiet(), never)
+    assert restored(reopen(backend).loader, result.snapshot.tree) == expected(TREE)
+    assert opened == (1 if read_once else 2)
+
+
 # --- dry runs, unchanged trees
 
 
