@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def test_pack(plain: Command, source: Path, late: Late, harm: Harm, tmp_path: Pa
 def test_index(plain: Command, source: Path, late: Late, harm: Harm, tmp_path: Path) -> None:
     """INV-6: a restore finds everything without the index object; who would write refuses one that is damaged."""
     harm(late.index)
+    shutil.rmtree(plain.home / ".cache")  # which knows what was written from here
     ran = plain("restore", f"latest:{source}", "--target", tmp_path / "out")
     assert (f"warning: index {late.index.name[:8]}" in ran.err) == (harm is not missing)
     assert (tmp_path / "out" / "late").read_bytes() == incompressible(2, 400_000)
