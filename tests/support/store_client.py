@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +38,8 @@ class Store:
     async def ask(self, method: str, path: str, *, headers: dict[str, str] | None = None, **more: Any) -> Answer:
         """One request."""
         sent = {"Authorization": basic(self.token), **(headers or {})}
+        if isinstance(more.get("data"), bytes):
+            more["data"] = io.BytesIO(more["data"])  # aiohttp warns of large bytes
         return await self.client.ask(method, self.place + path, headers=sent, **more)
 
     async def make(self) -> None:
