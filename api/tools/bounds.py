@@ -91,5 +91,10 @@ def page_of(items: Iterable[T], offset: int, limit: int, view: Callable[[T], V])
     return page, None
 
 
+def first_of(items: Iterable[T], most: int, view: Callable[[T], V]) -> list[V]:
+    """The first of `items` as the client sees them: what is listed inside of an entry."""
+    return page_of(items, 0, most, view)[0]
+
+
 def _size(view: Any) -> int:
     return len(json.dumps(view, ensure_ascii=False))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -68,6 +69,7 @@ async def long(call: Call, work: Callable[[Notes, Callable[[], bool]], T], unit:
                 failed = error
             group.cancel_scope.cancel()
     if failed is not None:
+        await anyio.lowlevel.checkpoint_if_cancelled()  # who has given the call up wants no answer
         raise _in_words(failed) from failed
     await teller.once()
     return result

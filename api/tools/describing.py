@@ -6,7 +6,7 @@ import stat
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
-from api.tools.bounds import cut, message, name_fields
+from api.tools.bounds import cut, first_of, message, name_fields
 from api.tools.results import (
     ChangeView,
     EntryView,
@@ -62,8 +62,8 @@ def snapshot_view(identifier: bytes, snapshot: Snapshot, *, most: int = _FEW) ->
         time=snapshot.time,
         host=cut(snapshot.hostname),
         user=cut(snapshot.username),
-        tags=[cut(tag) for tag in snapshot.tags[:most]],
-        paths=[path_view(path) for path in snapshot.paths[:most]],
+        tags=first_of(snapshot.tags, most, cut),
+        paths=first_of(snapshot.paths, most, path_view),
         paths_count=len(snapshot.paths),
         files=snapshot.summary.files,
         size=snapshot.summary.size,
@@ -78,7 +78,7 @@ def snapshot_details(identifier: bytes, snapshot: Snapshot) -> SnapshotDetails:
     summary = snapshot.summary
     return SnapshotDetails(
         **snapshot_view(identifier, snapshot, most=_MANY),
-        excludes=[cut(each) for each in snapshot.excludes[:_MANY]],
+        excludes=first_of(snapshot.excludes, _MANY, cut),
         parent=snapshot.parent.hex() or None,
         original=snapshot.original.hex() or None,
         program=cut(snapshot.program),
@@ -174,6 +174,6 @@ def finding_view(finding: Finding) -> FindingView:
         message=message(finding.message),
         hint=finding.hint,
         snapshots=[each.id.hex() for each in finding.snapshots[:_LISTED]],
-        files=[path_view(path) for path in finding.files[:_LISTED]],
+        files=first_of(finding.files, _LISTED, path_view),
         files_count=finding.files_count,
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from api.tools.reporting import Notes
-from bfrepo.core.errors import BackupForgeError, InvalidValue, ObjectNotFound
+from bfrepo.core.errors import BackupForgeError, DamagedObject, InvalidValue, ObjectNotFound
 from bfrepo.core.units import MIB
 from bfrepo.data.node import Node
 from bfrepo.data.selection import SnapshotFilter, find_snapshot
@@ -42,12 +41,17 @@ class ServedRepository:
         """
         errors: list[BackupForgeError] = []
         found = load_snapshots(self.repository, on_error=lambda name, error: errors.append(error), held=self._snapshots)
-        if found.keys() - self._snapshots.keys():
-            notes = Notes()
-            refresh_for_reading(self.repository, lambda text: notes.warn(b"", text))
+        self._refresh()
         self.views.follow(self.repository.loader)
         self._snapshots, self.unreadable = found, len(errors)
         return found
+
+    def _refresh(self) -> None:
+        """Read what is new of the index; where it is damaged, what the packs say themselves."""
+        try:
+            self.repository.refresh_index()
+        except DamagedObject:
+            refresh_for_reading(self.repository, lambda text: None)  # a check says it, and what to do
 
     def chosen(self, host: str | None, tag: str | None, path: bytes) -> dict[bytes, Snapshot]:
         """Those of a host, with a tag, of a raw path; oldest first."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import anyio
@@ -63,6 +65,7 @@ def serve_http(server: MCPServer[Toolbox], host: str, port: int, token: str, on_
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            listening.listen()
         except OSError as error:
             raise BackupForgeError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         port = listening.getsockname()[1]
@@ -78,7 +81,19 @@ def serve_http(server: MCPServer[Toolbox], host: str, port: int, token: str, on_
             _TokenNeeded(app, token), log_level="warning", access_log=False, timeout_graceful_shutdown=_LEAVE_S
         )
         on_ready(f"http://{names[0]}:{port}{_PATH}")
-        uvicorn.Server(config).run(sockets=[listening])
+        with _ending_well():
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """Have SIGINT and SIGTERM end nothing but the server, which raises them once more when it has ended."""
+    before = {number: signal.signal(number, lambda number, frame: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _TokenNeeded:
@@ -86,7 +101,7 @@ class _TokenNeeded:
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._expected = b"Bearer " + token.encode()
+        self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
@@ -99,4 +114,7 @@ class _TokenNeeded:
 
     def _is_known(self, scope: Scope) -> bool:
         sent = [value for name, value in scope.get("headers", ()) if name == b"authorization"]
-        return scope["type"] == "http" and len(sent) == 1 and hmac.compare_digest(sent[0], self._expected)
+        if scope["type"] != "http" or len(sent) != 1:
+            return False
+        scheme, _, token = sent[0].partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token, self._token)
