@@ -99,7 +99,7 @@ def run(
         backup_roots=tuple(map(_directory, backup_roots)),
         restore_roots=tuple(map(_directory, restore_roots)),
     )
-    with app.open_repository(ahead=("snapshots", "index")) as repository:
+    with app.open_repository(read_only=not allow_write) as repository:
         server = make_server(repository, config, app.clock)
         if address is None:
             serve_stdio(server)

@@ -14,6 +14,12 @@ import httpx2
 import pytest
 from mcp import Client
 
+from bfrepo.core.errors import StorageDenied
+from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.storage.base import ObjectKind
+from cli.app import App
+from cli.options import Flags
+from cli.settings import resolve
 from tests.support.assistants import (
     INJECTION,
     LATIN,
@@ -40,9 +46,9 @@ READING = {
 CHANGING = {"forget_snapshots", "plan_prune", "prune", "backup", "restore_files"}
 
 
-@pytest.fixture(params=["stdio", "stdio, handshake of 2025", "http", "http, handshake of 2025"])
+@pytest.fixture(params=["stdio", "http, handshake of 2025"])
 def connect(request: pytest.FixtureRequest, desk: Desk) -> Connect:
-    """Connects to the program by each way that there is, as a client of today and as one of the year before."""
+    """Connects to the program over the standard streams and over HTTP, as a client of today and of the year before."""
     mode = "legacy" if "2025" in request.param else "auto"
 
     @asynccontextmanager
@@ -58,9 +64,12 @@ def connect(request: pytest.FixtureRequest, desk: Desk) -> Connect:
     return connect
 
 
-few_ways = pytest.mark.parametrize("connect", ["stdio", "http, handshake of 2025"], indirect=True)
+every_way = pytest.mark.parametrize(
+    "connect", ["stdio", "stdio, handshake of 2025", "http", "http, handshake of 2025"], indirect=True
+)
 
 
+@every_way
 def test_every_reading_tool(desk: Desk, connect: Connect) -> None:
     """Each tool that looks answers what the command line would, and a server without --allow-write has no others."""
     old, new = desk.snapshots()
@@ -142,7 +151,6 @@ def test_every_changing_tool(desk: Desk, connect: Connect, tmp_path: Path) -> No
     assert old not in desk.snapshots()
 
 
-@few_ways
 def test_reading_server_refuses_to_change(desk: Desk, connect: Connect) -> None:
     """Whoever calls a changing tool that is not allowed changes nothing, and is in the audit log."""
 
@@ -161,7 +169,6 @@ def test_reading_server_refuses_to_change(desk: Desk, connect: Connect) -> None:
     assert ended == ["failed"] * len(CHANGING)
 
 
-@few_ways
 def test_no_confirmation_no_change(desk: Desk, connect: Connect, tmp_path: Path) -> None:
     """A client that cannot ask, and a person who says no in any way, leave everything as it is."""
     target = tmp_path / "restored"
@@ -191,7 +198,6 @@ def test_no_confirmation_no_change(desk: Desk, connect: Connect, tmp_path: Path)
     assert len(list(target.iterdir())) == 1
 
 
-@few_ways
 def test_injection_changes_nothing(desk: Desk, connect: Connect) -> None:
     """A file whose name and content give orders is told as data: tools, instructions and questions stay as they are."""
     path = f"{desk.source}/{INJECTION.decode()}"
@@ -218,7 +224,6 @@ def test_injection_changes_nothing(desk: Desk, connect: Connect) -> None:
     assert not any("IGNORE" in question for question in person.asked)
 
 
-@few_ways
 def test_resources(desk: Desk, connect: Connect) -> None:
     """Snapshots are resources: the list of them, and each by its ID; what is no snapshot is an error."""
     _, new = desk.snapshots()
@@ -239,7 +244,6 @@ def test_resources(desk: Desk, connect: Connect) -> None:
     assert next(each["name"] for each in desk.audited() if each["event"] == "begin") == "backupforge://snapshots"
 
 
-@few_ways
 def test_names_that_are_not_text(desk: Desk, connect: Connect, tmp_path: Path) -> None:
     """A name that is not UTF-8 is shown, told in base64, and taken back in base64."""
     raw = base64.b64encode(bytes(desk.source) + b"/" + LATIN).decode()
@@ -260,7 +264,6 @@ def test_names_that_are_not_text(desk: Desk, connect: Connect, tmp_path: Path) -
     assert [bytes(each) for each in target.iterdir()] == [bytes(target) + b"/" + LATIN]
 
 
-@few_ways
 def test_progress(desk: Desk, connect: Connect) -> None:
     """Long work tells how far it is, in numbers that only grow."""
     told: list[float] = []
@@ -353,6 +356,20 @@ def test_wrong_usage(desk: Desk, options: list[str], status: int, said: str) -> 
 
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
+
+
+def test_read_only_down_to_the_storage(desk: Desk) -> None:
+    """The storage of a repository that is opened for reading only refuses every change."""
+    app = App(resolve(Flags(no_cache=True), desk.environment))
+    with app.open_repository(read_only=True) as repository:
+        assert len(load_snapshots(repository)) == 2
+        for change in (
+            lambda: repository.backend.delete(ObjectKind.SNAPSHOT, desk.snapshots()[0]),
+            lambda: repository.backend.save(ObjectKind.SNAPSHOT, "0" * 64, b"x"),
+            lambda: repository.backend.upload(ObjectKind.PACK),
+        ):
+            with pytest.raises(StorageDenied):
+                change()
 
 
 def test_wrong_password_does_not_start(desk: Desk) -> None:
