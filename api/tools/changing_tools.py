@@ -27,7 +27,7 @@ from api.tools.results import BackupView, ForgetView, PrunePlanView, PruneView, 
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.restorer.plan import Overwrite
 
-_SHOWN: Final = 10
+_MOST_FORGOTTEN: Final = 20
 
 _ADDS: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
@@ -39,7 +39,9 @@ _DESTROYS: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
 )
 
-Names = Annotated[list[SnapshotName], Field(min_length=1, max_length=100, description="The snapshots to remove.")]
+Names = Annotated[
+    list[SnapshotName], Field(min_length=1, max_length=_MOST_FORGOTTEN, description="The snapshots to remove.")
+]
 LocalPaths = Annotated[
     list[Annotated[str, Field(max_length=MOST_NAME)]],
     Field(max_length=100, description="Absolute paths on the server's machine, in directories that were allowed."),
@@ -115,11 +117,10 @@ async def _choose(call: Call, snapshots: Names) -> Chosen:
 
 
 async def _ask_forget(call: Call, chosen: Annotated[Chosen, Resolve(_choose)]) -> Elicit[Confirmation]:
-    names = [named(*each) for each in chosen.snapshots.items()]
-    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    names = [named(*each) for each in chosen.snapshots.items()]  # all of them: nobody confirms what is not shown
     where = quoted(toolbox(call).changing.location)
     return Elicit(
-        f"Remove {len(names)} of {len(names) + chosen.others} snapshots from {where}, for good: {listed}?",
+        f"Remove {len(names)} of {len(names) + chosen.others} snapshots from {where}, for good: {', '.join(names)}?",
         Confirmation,
     )
 
