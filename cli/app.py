@@ -116,15 +116,20 @@ class App:
         *,
         hot: str | None = None,
         ahead: Sequence[str] = (),
+        read_only: bool = False,
     ) -> Repository:
         """The repository, opened. Who types the password may err a few times.
 
         `ahead` is what will be listed first, such as "snapshots": see `bfrepo.repository.repository.open_repository`.
+        With `read_only` whatever would change the repository is refused.
         """
         from bfrepo.repository.repository import open_repository
         from bfrepo.storage.base import ObjectKind
+        from bfrepo.storage.readonly import ReadOnlyBackend
 
         backend = self.open_backend(location, hot=hot)
+        if read_only:
+            backend = ReadOnlyBackend(backend)
         source = password or self.settings.password
         asked = 0
 

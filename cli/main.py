@@ -61,6 +61,7 @@ COMMANDS: Final = {
     "schedule": Entry("cli.commands.schedule", _AUTOMATE, "Run profiles at fixed times, by systemd or cron."),
     "server": Entry("cli.commands.server", _AUTOMATE, "Serve statistics, snapshots, jobs and stores over HTTP."),
     "worker": Entry("cli.commands.worker", _AUTOMATE, "Run the jobs of a server that leaves them to workers."),
+    "mcp": Entry("cli.commands.mcp", _AUTOMATE, "Let an assistant look into snapshots (MCP)."),
     "cache": Entry("cli.commands.cache", _REST, "Show and remove what is kept on this machine."),
     "version": Entry("cli.commands.version", _REST, "Show the versions of the program and what it uses."),
     "doctor": Entry("cli.commands.doctor", _REST, "Say what this machine lacks, and how to get it."),

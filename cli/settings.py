@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from bfrepo.core.errors import UsageError
+from bfrepo.core.errors import BackupForgeError, UsageError
 from cli.options import Flags
 from cli.passwords import PasswordSource, one_of
 
@@ -36,11 +36,12 @@ VARIABLES: Final = {
     "BACKUPFORGE_SFTP_PASSWORD": "the password for an SFTP server that takes no key",
     "BACKUPFORGE_SERVER_DATABASE": "the URL of the server's database, which may have a password in it",
     "BACKUPFORGE_SERVER_DATA": "where the server keeps its key, its database and what clients store",
+    "BACKUPFORGE_MCP_TOKEN": "the token that clients of `mcp --listen` have to send",
     "BACKUPFORGE_CACHE_DIR": "where the cache is kept",
     "XDG_CACHE_HOME": "the folder that holds the cache's folder by default",
     "XDG_CONFIG_HOME": "the folder that holds `backupforge/config.toml`",
-    "XDG_STATE_HOME": "the folder that holds `backupforge/quarantine`, where repairs put what they take out, and "
-    "`backupforge/server`, the server's data",
+    "XDG_STATE_HOME": "the folder that holds `backupforge/quarantine`, where repairs put what they take out, "
+    "`backupforge/server`, the server's data, and `backupforge/mcp-audit.jsonl`",
     "NO_COLOR": "no colours, with any value but an empty one",
     "TERM": "no colours when it is `dumb`",
 }
@@ -89,6 +90,24 @@ class Settings:
     def quarantine(self) -> Path:
         """Where repairs put what they take out of repositories, in a folder for each."""
         return _xdg("STATE", ".local/state", self.environment) / "quarantine"
+
+    @property
+    def mcp_audit_log(self) -> Path:
+        """Where the calls of assistants are written down."""
+        return _xdg("STATE", ".local/state", self.environment) / "mcp-audit.jsonl"
+
+    def mcp_token(self, file: str | None) -> str:
+        """The token that clients of `mcp --listen` send. Raises UsageError for none, BackupForgeError."""
+        try:
+            token = Path(file).read_text().strip() if file else self.environment.get("BACKUPFORGE_MCP_TOKEN", "")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BackupForgeError(f"cannot read the token in {file}: {error}") from error
+        if not token:
+            raise UsageError(
+                "no token was given, and without one every program on this machine could call the tools",
+                hint="write one into a file for --token-file: openssl rand -hex 32",
+            )
+        return token
 
     def server_data(self, option: str | None) -> Path:
         """Where the server keeps its key, its database and what clients store."""

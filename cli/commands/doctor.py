@@ -28,7 +28,7 @@ _OPTIONAL: Final = {
     "paramiko": ("ssh", "repositories behind SSH"),
     "proxmoxer": ("proxmox", "virtual machines of Proxmox VE"),
     "aiohttp": ("server", "the API server"),
-    "mcp": ("mcp", "the server's tools for assistants"),
+    "mcp": ("mcp", "tools for assistants"),
 }
 """Packages that only some commands need: the extra that brings each, and what it is for."""
 
