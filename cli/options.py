@@ -206,3 +206,26 @@ def filter_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def other_password_options(which: str) -> Callable[[F], F]:
+    """--from-password-file and --from-password-command, or "to": the password of another repository."""
+
+    def add(function: F) -> F:
+        for option in (
+            click.option(
+                f"--{which}-password-command",
+                metavar="COMMAND",
+                help=f"Its password.  [env: BACKUPFORGE_{which.upper()}_PASSWORD_COMMAND]",
+            ),
+            click.option(
+                f"--{which}-password-file",
+                type=click.Path(),
+                metavar="FILE",
+                help=f"Its password.  [env: BACKUPFORGE_{which.upper()}_PASSWORD_FILE]",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add

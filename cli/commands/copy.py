@@ -10,7 +10,7 @@ import click
 from bfrepo.core.units import format_count, format_duration, format_size
 from cli.app import App, pass_app
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
-from cli.options import command, filter_options
+from cli.options import command, filter_options, other_password_options
 from cli.output import Output, path_fields
 from cli.render import local_time, short, shown
 from cli.values import snapshot_filter
@@ -39,10 +39,7 @@ if TYPE_CHECKING:
 )
 @click.argument("snapshots", nargs=-1, metavar="[SNAPSHOT...]")
 @click.option("--to", "to", required=True, metavar="URL", help="The repository to copy to.")
-@click.option(
-    "--to-password-file", type=click.Path(), metavar="FILE", help="Its password.  [env: BACKUPFORGE_TO_PASSWORD_FILE]"
-)
-@click.option("--to-password-command", metavar="COMMAND", help="Its password.  [env: BACKUPFORGE_TO_PASSWORD_COMMAND]")
+@other_password_options("to")
 @click.option("--to-hot", metavar="URL", help="Where its hot part is, if it is in cold storage.")
 @click.option("-n", "--dry-run", is_flag=True, help="Copy nothing; say what would be copied.")
 @warm_up_option

@@ -21,6 +21,7 @@ from cli.exit_codes import REPOSITORY_CODES
 from cli.options import command, filter_options
 from cli.output import Output, path_fields
 from cli.render import short, shown
+from cli.streams import not_to_a_terminal, open_output
 from cli.values import snapshot_filter
 from cli.warming import warm_up, warm_up_option
 
@@ -114,21 +115,11 @@ def run(
 @contextmanager
 def _open_sink(output: Output, file: str | None, kind: Archive | None) -> Iterator[Sink]:
     """The file, or standard output. Raises UsageError where that is a terminal and an archive would go to it."""
-    from bfrepo.exporter.sinks import StreamSink, open_file_sink
-
-    if file is not None:
-        with open_file_sink(os.fsencode(file)) as sink:
-            yield sink
-    elif sys.stdout.isatty():
-        if kind is not None:
-            raise _not_to_a_terminal(f"a {kind} archive")
+    if file is None and kind is None and sys.stdout.isatty():
         yield _TerminalSink(output)
     else:
-        yield StreamSink(sys.stdout.fileno())
-
-
-def _not_to_a_terminal(what: str) -> UsageError:
-    return UsageError(f"{what} does not belong on a terminal", hint="pipe it to a program, or use --output FILE")
+        with open_output(file, f"a {kind} archive") as sink:
+            yield sink
 
 
 class _TerminalSink:
@@ -145,7 +136,7 @@ class _TerminalSink:
     def zeros(self, count: int) -> None:
         """See Sink."""
         if count:
-            raise _not_to_a_terminal("this file")
+            raise not_to_a_terminal("this file")
 
     def flush(self) -> None:
         """See Sink."""
@@ -155,9 +146,9 @@ class _TerminalSink:
         try:
             text = self._decoder.decode(data, last)
         except UnicodeDecodeError:
-            raise _not_to_a_terminal("this file") from None
+            raise not_to_a_terminal("this file") from None
         if _CONTROL.search(text):
-            raise _not_to_a_terminal("this file")
+            raise not_to_a_terminal("this file")
         self._output.raw(text)
 
 

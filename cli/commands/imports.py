@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bfrepo.core.errors import SourceError, UsageError
 from bfrepo.core.units import format_count, format_duration, format_size
 from cli.app import App, pass_app
 from cli.commands.backup import show_result, summary_fields
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
-from cli.options import Group, filter_options
+from cli.options import Group, filter_options, other_password_options
 from cli.output import Output, path_fields
 from cli.render import local_time, short, shown
+from cli.streams import open_input
 from cli.values import parse_time, snapshot_filter, split_tags
 from cli.version import PROGRAM
 
 if TYPE_CHECKING:
     from bfrepo.data.selection import SnapshotFilter
     from bfrepo.data.snapshot import Snapshot
-    from bfrepo.formats.tar_reader import ByteStream
     from bfrepo.operations.import_restic import ImportResult
 
 
@@ -98,7 +96,7 @@ def tar_command(
         dry_run=dry_run,
         read_once=True,
     )
-    with app.open_repository() as repository, app.working() as work, _opened(file) as stream:
+    with app.open_repository() as repository, app.working() as work, open_input(file) as stream:
         display = work.display
         source = TarSource(stream, above, display.problem, display.warn)
         result = backup(repository, lambda: source, options, display, work.cancelled)
@@ -122,15 +120,7 @@ def tar_command(
 )
 @click.argument("place", metavar="URL")
 @click.argument("snapshots", nargs=-1, metavar="[SNAPSHOT...]")
-@click.option(
-    "--from-password-file",
-    type=click.Path(),
-    metavar="FILE",
-    help="Its password.  [env: BACKUPFORGE_FROM_PASSWORD_FILE]",
-)
-@click.option(
-    "--from-password-command", metavar="COMMAND", help="Its password.  [env: BACKUPFORGE_FROM_PASSWORD_COMMAND]"
-)
+@other_password_options("from")
 @click.option("-n", "--dry-run", is_flag=True, help="Import nothing; say what would be imported.")
 @filter_options
 @pass_app
@@ -240,19 +230,3 @@ def _fields(snapshot: Snapshot) -> dict[str, Any]:
 def _text(identifier: bytes, snapshot: Snapshot) -> str:
     paths = ", ".join(map(shown, snapshot.paths))
     return f"snapshot {short(identifier)} of {local_time(snapshot.when)}, {shown(snapshot.hostname)}: {paths}"
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[ByteStream]:
-    if file == "-":
-        if sys.stdin.isatty():
-            raise UsageError("there is nothing to read on a terminal", hint="pipe an archive in, or name a file")
-        with open(0, "rb", buffering=0, closefd=False) as stream:
-            yield stream
-        return
-    try:
-        stream = open(file, "rb", buffering=0)  # noqa: SIM115 (an error while it is read is no failure to open it)
-    except OSError as error:
-        raise SourceError(f"cannot read {shown(file)}: {error.strerror}") from error
-    with stream:
-        yield stream

@@ -10,7 +10,7 @@ import click
 from bfrepo.core.errors import UsageError
 from cli.app import App, pass_app
 from cli.exit_codes import REPOSITORY_CODES
-from cli.options import command
+from cli.options import command, other_password_options
 from cli.render import shown
 
 if TYPE_CHECKING:
@@ -53,15 +53,7 @@ if TYPE_CHECKING:
 )
 @click.option("--label", default="", metavar="TEXT", help="What to call the password in 'key list'.")
 @click.option("--copy-chunker-from", metavar="URL", help="Cut files at the same places as this repository does.")
-@click.option(
-    "--from-password-file",
-    type=click.Path(),
-    metavar="FILE",
-    help="Its password.  [env: BACKUPFORGE_FROM_PASSWORD_FILE]",
-)
-@click.option(
-    "--from-password-command", metavar="COMMAND", help="Its password.  [env: BACKUPFORGE_FROM_PASSWORD_COMMAND]"
-)
+@other_password_options("from")
 @pass_app
 def run(
     app: App,

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from bfrepo.core.errors import InvalidValue, SourceError, UsageError
+from bfrepo.core.errors import InvalidValue
 from bfrepo.core.units import format_count, format_size
 from cli.app import App, pass_app
 from cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from cli.options import Group
 from cli.render import local_time, shown, table
+from cli.streams import open_input, open_output
 
 if TYPE_CHECKING:
-    from bfrepo.exporter.sinks import Sink
     from bfrepo.formats.vma import VmaHeader
-    from bfrepo.formats.vma_reader import ByteStream
 
 _CODES: Final = (DONE, FAILED, USAGE, INTERRUPTED)
 
@@ -50,7 +47,7 @@ def list_command(app: App, file: str) -> None:
     """List the configuration files and disks of an archive. Only its beginning is read."""
     from bfrepo.operations.vma import read_vma_header
 
-    with _opened(file) as stream:
+    with open_input(file) as stream:
         header = read_vma_header(stream)
     app.output.document(_fields(header))
     rows = [("config", shown(name), format_size(len(content))) for name, content in header.configs]
@@ -84,7 +81,7 @@ def extract_command(app: App, file: str, target: str, disks: Sequence[str]) -> N
     """
     from bfrepo.operations.vma import extract_vma
 
-    with app.working(unit="disks", streaming=False) as work, _opened(file) as stream:
+    with app.working(unit="disks", streaming=False) as work, open_input(file) as stream:
         result = extract_vma(stream, target, disks, work.display, work.cancelled)
     app.output.document({"files": list(result.files), "size": result.size, "stored": result.stored})
     app.output.say(
@@ -129,7 +126,7 @@ def create_command(app: App, configs: Sequence[str], disks: Sequence[str], outpu
 
     pairs = (_named(disks, "--disk"), _named(configs, "--config", basename=True))
     created_s = int(app.clock.now().timestamp())
-    with app.working(unit="disks", streaming=False) as work, _sink(output_file) as sink:
+    with app.working(unit="disks", streaming=False) as work, open_output(output_file, "an archive") as sink:
         header = create_vma(sink, pairs[1], pairs[0], work.display, work.cancelled, created_s=created_s)
     if output_file is not None:
         app.output.document({**_fields(header), "output": output_file})
@@ -148,35 +145,6 @@ def _named(arguments: Sequence[str], option: str, *, basename: bool = False) -> 
             raise InvalidValue(f"{option} {argument} is not NAME=PATH with a name of its own")
         found[name] = path
     return found
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[ByteStream]:
-    if file == "-":
-        if sys.stdin.isatty():
-            raise UsageError("there is nothing to read on a terminal", hint="pipe an archive in, or name a file")
-        with open(0, "rb", buffering=0, closefd=False) as stream:
-            yield stream
-        return
-    try:
-        stream = open(file, "rb", buffering=0)  # noqa: SIM115 (an error while it is read is no failure to open it)
-    except OSError as error:
-        raise SourceError(f"cannot read {shown(file)}: {error.strerror}") from error
-    with stream:
-        yield stream
-
-
-@contextmanager
-def _sink(file: str | None) -> Iterator[Sink]:
-    from bfrepo.exporter.sinks import StreamSink, open_file_sink
-
-    if file is not None:
-        with open_file_sink(os.fsencode(file)) as sink:
-            yield sink
-    elif sys.stdout.isatty():
-        raise UsageError("an archive does not belong on a terminal", hint="pipe it to a program, or use --output FILE")
-    else:
-        yield StreamSink(sys.stdout.fileno())
 
 
 def _fields(header: VmaHeader) -> dict[str, Any]:
