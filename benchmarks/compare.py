@@ -701,18 +701,22 @@ def compare(arguments: argparse.Namespace) -> None:
         arguments.json.write_text(as_json(samples, versions, arguments.rounds))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program. Returns its exit status: 0 done, 1 failed, 130 interrupted (argparse: 2 for wrong usage)."""
-    arguments = parser().parse_args(argv)
+def exit_status(program: str, arguments: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
+    """Does the work of a program of this folder. Returns its exit status: 0 done, 1 failed, 130 interrupted."""
     try:
-        compare(arguments)
+        work(arguments)
     except BenchmarkError as error:
-        note(f"compare.py: {error}")
+        note(f"{program}: {error}")
         return 1
     except KeyboardInterrupt:
-        note("compare.py: interrupted; nothing is left behind")
+        note(f"{program}: interrupted; nothing is left behind")
         return 130
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
+    return exit_status("compare.py", parser().parse_args(argv), compare)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from benchmarks.compare import (
     Tool,
     aligned,
     existing_directory,
+    exit_status,
     find_program,
     goal_ratio,
     in_units,
@@ -372,17 +373,8 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program. Returns its exit status: 0 done, 1 failed, 130 interrupted (argparse: 2 for wrong usage)."""
-    arguments = parser().parse_args(argv)
-    try:
-        compare(arguments)
-    except BenchmarkError as error:
-        note(f"mount.py: {error}")
-        return 1
-    except KeyboardInterrupt:
-        note("mount.py: interrupted; nothing is left behind")
-        return 130
-    return 0
+    """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
+    return exit_status("mount.py", parser().parse_args(argv), compare)
 
 
 if __name__ == "__main__":

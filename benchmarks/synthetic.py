@@ -33,6 +33,7 @@ from benchmarks.compare import (
     Pipeline,
     aligned,
     existing_directory,
+    exit_status,
     find_program,
     in_units,
     memory_at_hand,
@@ -306,22 +307,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program. Returns its exit status: 0 done, 1 failed, 130 interrupted (argparse: 2 for wrong usage)."""
-    arguments = parser().parse_args(argv)
-    try:
-        if arguments.open:
-            open_only(arguments.open, arguments.cache)
-        elif arguments.make:
-            make_repository(arguments.make, arguments.blobs[0], arguments.snapshots)
-        else:
-            compare_sizes(arguments)
-    except BenchmarkError as error:
-        note(f"synthetic.py: {error}")
-        return 1
-    except KeyboardInterrupt:
-        note("synthetic.py: interrupted; nothing is left behind")
-        return 130
-    return 0
+    """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
+    return exit_status("synthetic.py", parser().parse_args(argv), do_as_told)
+
+
+def do_as_told(arguments: argparse.Namespace) -> None:
+    """Measures, or only what was asked for."""
+    if arguments.open:
+        open_only(arguments.open, arguments.cache)
+    elif arguments.make:
+        make_repository(arguments.make, arguments.blobs[0], arguments.snapshots)
+    else:
+        compare_sizes(arguments)
 
 
 def compare_sizes(arguments: argparse.Namespace) -> None:
