@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import stat
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from bfrepo.core.units import format_size
+from bfrepo.data.attributes import TYPE_BITS, entry_time
 from cli.output import path_fields
 from cli.render import local_time, shown
 
 if TYPE_CHECKING:
     from bfrepo.data.node import Node
-
-_TYPE_BITS: Final = {
-    "file": stat.S_IFREG,
-    "dir": stat.S_IFDIR,
-    "symlink": stat.S_IFLNK,
-    "blockdev": stat.S_IFBLK,
-    "chardev": stat.S_IFCHR,
-    "fifo": stat.S_IFIFO,
-    "socket": stat.S_IFSOCK,
-}
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-_MOST_S: Final = 50_000_000_000
-"""Seconds from the epoch that a datetime can hold, in any zone: the years 385 to 3554."""
 
 
 def entry_line(path: bytes, node: Node, *, long: bool) -> str:
@@ -60,9 +45,4 @@ def entry_fields(path: bytes, node: Node) -> dict[str, Any]:
 
 def permissions(node: Node) -> str:
     """Type and permissions as ten letters."""
-    return stat.filemode(_TYPE_BITS[node.type] | node.mode)
-
-
-def entry_time(nanoseconds: int) -> datetime:
-    """A time to the second, or the end of the calendar for one that is beyond it."""
-    return _EPOCH + timedelta(seconds=min(max(nanoseconds // 1_000_000_000, -_MOST_S), _MOST_S))
+    return stat.filemode(TYPE_BITS[node.type] | node.mode)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ import pyfuse3
 
 from bfrepo.core.errors import BackupForgeError
 from bfrepo.core.units import KIB, MIB
+from bfrepo.data.attributes import TYPE_BITS
 from bfrepo.data.node import Node
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.operations.snapshots import load_snapshots
@@ -41,11 +41,6 @@ _FOREVER: Final = 1e9
 """Seconds that the kernel may keep what cannot change; it has no word for ever."""
 _A_MOMENT: Final = 1.0
 """Seconds that it may keep what leads to snapshots, which come and go."""
-
-_FORMATS: Final = {
-    "file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK, "blockdev": stat.S_IFBLK,
-    "chardev": stat.S_IFCHR, "fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK,
-}  # fmt: skip
 
 _AT_ONCE: Final = 64 * 32
 """Bytes of a file's list of blobs that is laid out at once; a longer one goes to a thread."""
@@ -330,7 +325,7 @@ class SnapshotOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         entry.st_ino = inode
         entry.entry_timeout = entry.attr_timeout = _FOREVER if folder.directory.lasting else _A_MOMENT
-        entry.st_mode = _FORMATS[node.type] | node.mode
+        entry.st_mode = TYPE_BITS[node.type] | node.mode
         entry.st_nlink = node.links
         entry.st_uid, entry.st_gid = self._owner or (node.uid, node.gid)
         entry.st_rdev = node.rdev

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
@@ -30,6 +30,7 @@ from api.services.snapshots import Found, Snapshots
 from bfrepo.core.errors import UsageError
 from bfrepo.core.progress import Quiet
 from bfrepo.core.protocols import Buffer
+from bfrepo.data.attributes import entry_time
 from bfrepo.data.difference import Change, ChangeKind
 from bfrepo.data.node import Node, NodeType
 from bfrepo.exporter.sinks import Sink
@@ -40,8 +41,6 @@ from bfrepo.vfs.file import File
 
 ArchiveFormat = Literal["tar", "zip"]
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_S: Final = 50_000_000_000  # a datetime holds no more: the years 385 to 3554
 _BATCH: Final = 500
 _name = attrgetter("name")
 
@@ -234,7 +233,7 @@ def entry_of(node: Node) -> Entry:
         user=node.user,
         group=node.group,
         size=node.size,
-        mtime=_EPOCH + timedelta(seconds=min(max(node.mtime_ns // 1_000_000_000, -_MOST_S), _MOST_S)),
+        mtime=entry_time(node.mtime_ns),
         mtime_ns=node.mtime_ns,
         links=node.links,
     )
@@ -245,13 +244,9 @@ def entry_of(node: Node) -> Entry:
 
 def node_at(opened: Opened, root: bytes, path: bytes) -> Node:
     """What is at a raw path below a tree. Raises Problem."""
-    node = Node(name=b"/", type="dir", subtree=root)
-    for name in filter(None, path.split(b"/")):
-        listing = opened.trees.load(node.subtree) if node.type == "dir" else None
-        at = listing.position(name) if listing else None
-        if listing is None or at is None:
-            raise not_found("path in the snapshot")
-        node = listing.nodes[at]
+    node = opened.trees.find(root, path)
+    if node is None:
+        raise not_found("path in the snapshot")
     return node
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final, cast
 
 from api.tools.bounds import cut, first_of, message, name_fields
@@ -19,29 +19,17 @@ from api.tools.results import (
     VersionView,
 )
 from bfrepo.checker.findings import Finding
+from bfrepo.data.attributes import TYPE_BITS, entry_time
 from bfrepo.data.difference import Change
-from bfrepo.data.node import Node, NodeType
+from bfrepo.data.node import Node
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.operations.find import Match
 from bfrepo.operations.history import PathVersion
 from bfrepo.operations.stats import Sizes
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_S: Final = 50_000_000_000
-"""A datetime holds no more: the years 385 to 3554."""
-
 _FEW: Final = 10
 _MANY: Final = 100
 _LISTED: Final = 20
-_LETTERS: Final[dict[NodeType, int]] = {
-    "file": stat.S_IFREG,
-    "dir": stat.S_IFDIR,
-    "symlink": stat.S_IFLNK,
-    "blockdev": stat.S_IFBLK,
-    "chardev": stat.S_IFCHR,
-    "fifo": stat.S_IFIFO,
-    "socket": stat.S_IFSOCK,
-}
 
 
 def path_view(path: bytes) -> PathView:
@@ -51,8 +39,7 @@ def path_view(path: bytes) -> PathView:
 
 def time_of(ns: int) -> str:
     """A time in ns since 1970, as ISO 8601; the nearest that can be said where it is too far away."""
-    seconds = max(min(ns // 10**9, _MOST_S), -_MOST_S)
-    return (_EPOCH + timedelta(seconds=seconds, microseconds=ns % 10**9 // 1000)).isoformat()
+    return (entry_time(ns) + timedelta(microseconds=ns % 10**9 // 1000)).isoformat()
 
 
 def snapshot_view(identifier: bytes, snapshot: Snapshot, *, most: int = _FEW) -> SnapshotView:
@@ -100,7 +87,7 @@ def entry_view(path: bytes, node: Node) -> EntryView:
         path=named["path"],
         type=node.type,
         size=node.size,
-        mode=stat.filemode(_LETTERS[node.type] | node.mode),
+        mode=stat.filemode(TYPE_BITS[node.type] | node.mode),
         owner=cut(node.user) or str(node.uid),
         group=cut(node.group) or str(node.gid),
         mtime=time_of(node.mtime_ns),

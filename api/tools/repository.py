@@ -68,13 +68,9 @@ class ServedRepository:
 
     def node_at(self, root: bytes, path: bytes) -> Node:
         """The entry at a raw path below a tree. Raises ObjectNotFound, InvalidValue, and what reading raises."""
-        node = Node(name=b"/", type="dir", subtree=root)
-        for name in filter(None, path.split(b"/")):
-            if name in (b".", b".."):
-                raise InvalidValue("a path in a snapshot has no '.' and no '..' in it")
-            listing = self.trees.load(node.subtree) if node.type == "dir" else None
-            at = listing.position(name) if listing is not None else None
-            if listing is None or at is None:
-                raise ObjectNotFound("the snapshot has nothing at that path", hint="list the directory above it")
-            node = listing.nodes[at]
+        if {b".", b".."} & set(path.split(b"/")):
+            raise InvalidValue("a path in a snapshot has no '.' and no '..' in it")
+        node = self.trees.find(root, path)
+        if node is None:
+            raise ObjectNotFound("the snapshot has nothing at that path", hint="list the directory above it")
         return node

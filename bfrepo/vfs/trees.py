@@ -60,6 +60,20 @@ class Trees:
             self.views.prefetch(node.subtree for node in nodes if node.type == "dir")
         return self._keep(tree_id, nodes)
 
+    def find(self, root: bytes, path: bytes) -> Node | None:
+        """The node at a raw path below a tree, None where there is none; the root itself is a nameless directory.
+
+        Raises what `load` raises.
+        """
+        node = Node(name=b"/", type="dir", subtree=root)
+        for name in filter(None, path.split(b"/")):
+            listing = self.load(node.subtree) if node.type == "dir" else None
+            at = listing.position(name) if listing is not None else None
+            if listing is None or at is None:
+                return None
+            node = listing.nodes[at]
+        return node
+
     def _known(self, tree_id: bytes) -> Listing | None:
         with self._lock:
             listing = self._listings.get(tree_id)

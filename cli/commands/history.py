@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bfrepo.core.units import format_count, format_size
+from bfrepo.data.attributes import entry_time
 from cli.app import App, pass_app
-from cli.entries import entry_fields, entry_time, permissions
+from cli.entries import entry_fields, permissions
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
 from cli.lookup import catalogue_option, looking_up
 from cli.options import command, filter_options
