@@ -93,9 +93,13 @@ class S3Backend:
     def list(self, kind: ObjectKind) -> Iterator[ObjectInfo]:
         """See `Backend.list`. One request for a thousand objects."""
         prefix = f"{self._prefix}{kind.value}" + ("" if kind is ObjectKind.CONFIG else "/")
+        last = None
         for page in self._pages(f"cannot list {kind.value}", prefix):
             for each in page.get("Contents", ()):
-                parsed = parse_object_path(each["Key"][len(self._prefix) :])
+                if each["Key"] == last:  # keys come in order, and some servers tell one twice while it is replaced
+                    continue
+                last = each["Key"]
+                parsed = parse_object_path(last[len(self._prefix) :])
                 if parsed is not None and parsed[0] is kind:
                     yield ObjectInfo(parsed[1], each["Size"])
 

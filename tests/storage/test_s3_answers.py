@@ -285,6 +285,14 @@ def test_listings_that_do_not_go_on(server: Answering, backend: S3Backend) -> No
             list(backend.list(PACK))
 
 
+def test_a_listing_that_tells_an_object_twice(server: Answering, backend: S3Backend) -> None:
+    """As a server may that replaces it just then, also where a page ends: it is one object."""
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+    first, second = (f"x/packs/{name[:2]}/{name}" for name in sorted([NAME, name_of(b"y")]))
+    server.will(s3_listing(first, first, more=more), s3_listing(first, second, second))
+    assert [info.name for info in backend.list(PACK)] == sorted([NAME, name_of(b"y")])
+
+
 def test_a_listing_in_pages(server: Answering, backend: S3Backend) -> None:
     """Pages follow each other by the token of the one before; one that fails ends it with an error."""
     more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
