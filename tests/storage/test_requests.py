@@ -12,6 +12,7 @@ import pytest
 
 from bfrepo.core.progress import Quiet
 from bfrepo.data.selection import SnapshotFilter
+from bfrepo.operations.check import CheckOptions, check
 from bfrepo.operations.restore import restore
 from bfrepo.repository.repository import open_repository
 from bfrepo.restorer.plan import RestoreOptions
@@ -112,3 +113,16 @@ def test_restore_takes_few_requests(server: Counted, tmp_path: Path) -> None:
         restore(repository, "latest", SnapshotFilter(), options, Quiet(), never)
     assert sum(path.is_file() for path in (tmp_path / "target").rglob("*")) == 300
     assert server.requests() < 20
+
+
+def test_check_takes_few_requests(server: Counted, tmp_path: Path) -> None:
+    """A check of what is known by nobody yet asks for little more than once."""
+    with closing(server.open()) as backend:
+        run_backup(make_repository(backend, encryption="aes-256-gcm"), TREE)
+    server.forget()
+    kinds = [ObjectKind.SNAPSHOT, ObjectKind.INDEX, ObjectKind.PACK, ObjectKind.CLAIM]
+    with open_repository(
+        server.open(), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path, keep_objects=True, ahead=kinds
+    ) as repository:
+        assert check(repository, CheckOptions(), Quiet(), never).findings == ()
+    assert server.requests() <= 11
