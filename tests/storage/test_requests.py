@@ -104,15 +104,18 @@ def test_unchanged_backup_takes_few_requests(server: Counted, tmp_path: Path) ->
 
 
 def test_restore_takes_few_requests(server: Counted, tmp_path: Path) -> None:
-    """A restore by a machine that knows nothing yet takes a few requests for each pack, not one for each file."""
+    """A restore by a machine that knows nothing yet takes one request for each small pack, not one for each file."""
     with closing(server.open()) as backend:
         run_backup(make_repository(backend, encryption="aes-256-gcm"), TREE)
     server.forget()
-    with open_repository(server.open(), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path / "cache") as repository:
+    kinds = [ObjectKind.SNAPSHOT, ObjectKind.INDEX, ObjectKind.PACK]
+    with open_repository(
+        server.open(), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path / "cache", keep_objects=True, ahead=kinds
+    ) as repository:
         options = RestoreOptions(target=os.fsencode(tmp_path / "target"))
         restore(repository, "latest", SnapshotFilter(), options, Quiet(), never)
     assert sum(path.is_file() for path in (tmp_path / "target").rglob("*")) == 300
-    assert server.requests() < 20
+    assert server.requests() < 13
 
 
 def test_check_takes_few_requests(server: Counted, tmp_path: Path) -> None:
