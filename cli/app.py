@@ -56,6 +56,7 @@ class App:
         self.clock: Clock = clock or SystemClock()
         log = LogFile(settings.log_file, self.clock, as_json=settings.log_json) if settings.log_file else None
         self._cancellation = Cancellation()
+        self._approached: Backend | None = None
         self.output = Output(as_json=settings.json, quiet=settings.quiet, verbosity=settings.verbosity, log=log)
 
     def open_backend(self, location: str | None = None, *, hot: str | None = None) -> Backend:
@@ -109,6 +110,22 @@ class App:
         """What a storage has to say, from any thread."""
         self.output.notice("warning", b"", message)
 
+    def approach_repository(self) -> None:
+        """Ask a storage that is far away for what opens the repository, while the command gets ready to open it.
+
+        The next `open_repository` of the settings' location takes it over.
+        """
+        if self.settings.repository and self._is_remote(None):
+            from bfrepo.repository.early import EarlyBackend
+
+            self._approached = EarlyBackend(self.open_backend(), self.settings.cache_dir)
+
+    def leave_repository(self) -> None:
+        """Let go of what was approached and not opened. Idempotent."""
+        if self._approached is not None:
+            self._approached.close()
+            self._approached = None
+
     def open_repository(
         self,
         location: str | None = None,
@@ -123,11 +140,14 @@ class App:
         `ahead` is what will be listed first, such as "snapshots": see `bfrepo.repository.repository.open_repository`.
         With `read_only` whatever would change the repository is refused.
         """
+        approached = None
+        if location is None:
+            approached, self._approached = self._approached, None
         from bfrepo.repository.repository import open_repository
         from bfrepo.storage.base import ObjectKind
         from bfrepo.storage.readonly import ReadOnlyBackend
 
-        backend = self.open_backend(location, hot=hot)
+        backend = approached or self.open_backend(location, hot=hot)
         if read_only:
             backend = ReadOnlyBackend(backend)
         source = password or self.settings.password
@@ -199,6 +219,8 @@ def pass_app(function: Callable[Concatenate[App, P], int | None]) -> Callable[P,
         except BackupForgeError as error:
             app.output.record("error", shown(str(error)))  # the screen gets it from whoever ends the program
             raise
+        finally:
+            app.leave_repository()
 
     return call
 

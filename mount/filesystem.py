@@ -84,7 +84,8 @@ class SnapshotOperations(pyfuse3.Operations):
         self._views = FrameCache(repository.loader, options.cache_size)
         self._files = SnapshotFiles(self._views, self._left_out, options.path_templates)
         self._bridge = Bridge()
-        self._awake = Awake(self._bridge)
+        self.awake = Awake(self._bridge)
+        """Waits for requests."""
         self._inodes = Inodes(self._files.root)
         self._open: Handles[_OpenFile] = Handles()
         self._open_directories: Handles[_OpenDirectory] = Handles()
@@ -106,10 +107,6 @@ class SnapshotOperations(pyfuse3.Operations):
     def close(self) -> None:
         """Let go of threads. Idempotent. The repository stays open."""
         self._views.close()
-
-    async def stay_awake(self) -> None:
-        """To be run as a task while the mount is served: requests are answered sooner. Ends when it is cancelled."""
-        await self._awake.watch()
 
     def _look(self) -> None:
         known = self._snapshots
@@ -159,6 +156,7 @@ class SnapshotOperations(pyfuse3.Operations):
 
     async def getxattr(self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         """An extended attribute; ACLs and capabilities are some."""
+        self.awake.note()
         node = (await self._entry_of(inode))[2]
         value = next((value for known, value in node.xattrs if known == name), None)
         if value is None:
@@ -167,6 +165,7 @@ class SnapshotOperations(pyfuse3.Operations):
 
     async def listxattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> list[pyfuse3.XAttrNameT]:
         """The names of the extended attributes."""
+        self.awake.note()
         return [name for name, _ in (await self._entry_of(inode))[2].xattrs]
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -184,12 +183,12 @@ class SnapshotOperations(pyfuse3.Operations):
         """Begin to list a directory as it is now."""
         folder, listing = await self._enter(inode)
         self._inodes.use(folder)
-        self._awake.note()
+        self.awake.note()
         return self._open_directories.add(_OpenDirectory(folder, listing))
 
     async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """As many entries as the kernel has room for, with their attributes."""
-        self._awake.note()
+        self.awake.note()
         opened = self._open_directories[fh]
         folder, listing, entry = opened.folder, opened.listing, self._entry
         number, filled, reply = self._inodes.number, self._filled, pyfuse3.readdir_reply
@@ -203,7 +202,7 @@ class SnapshotOperations(pyfuse3.Operations):
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
         """The end of a listing."""
         self._inodes.drop(self._open_directories.remove(fh).folder)
-        self._awake.note()
+        self.awake.note()
 
     # --- content
 
@@ -222,7 +221,7 @@ class SnapshotOperations(pyfuse3.Operations):
         opened = _OpenFile(file, join(folder.directory.path, node.name))
         if self._inodes.first_open(inode):
             self._hand_over(inode, opened)
-        self._awake.note()
+        self.awake.note()
         return pyfuse3.FileInfo(fh=self._open.add(opened), keep_cache=True)
 
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
@@ -237,7 +236,7 @@ class SnapshotOperations(pyfuse3.Operations):
         except Exception as error:
             raise self._failed(opened.path, error) from error
         if size <= _BRIEF:
-            self._awake.note()
+            self.awake.note()
         return joined(pieces, self._memory)  # type: ignore[return-value]  # pyfuse3 takes anything that holds bytes
 
     async def flush(self, fh: pyfuse3.FileHandleT) -> None:

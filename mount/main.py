@@ -72,8 +72,7 @@ async def _serve(operations: SnapshotOperations, place: bytes, log: Log) -> None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_keep_fresh, operations, log)
         nursery.start_soon(read_further_ahead, place)
-        nursery.start_soon(operations.stay_awake)
-        await serve()
+        await serve(operations.awake)
         nursery.cancel_scope.cancel()
 
 

@@ -18,6 +18,7 @@ import pyfuse3
 import trio
 
 from bfrepo.core.units import KIB, MIB
+from mount.awake import Awake, Loop
 from mount.mountpoint import FSTYPE, MountError, find_mount
 
 READ_AHEAD: Final = MIB
@@ -57,9 +58,16 @@ def mounted(operations: pyfuse3.Operations, place: bytes, *, allow_other: bool) 
         pyfuse3.close()
 
 
-async def serve() -> None:
-    """Answer requests until somebody unmounts it, or the task is cancelled."""
-    await pyfuse3.main()
+async def serve(awake: Awake) -> None:
+    """Answer requests until somebody unmounts it, or the task is cancelled. `awake` waits for them.
+
+    pyfuse3 takes another loop in trio's place: that is how its own `pyfuse3.asyncio` works.
+    """
+    pyfuse3.trio = Loop(awake)  # type: ignore[attr-defined]
+    try:
+        await pyfuse3.main()
+    finally:
+        pyfuse3.trio = trio  # type: ignore[attr-defined]
 
 
 async def read_further_ahead(place: bytes) -> None:

@@ -41,10 +41,9 @@ UNREADABLE = (DamagedObject, StorageObjectMissing, UnsupportedFormat)
 
 _NEAR: Final = 256 * KIB
 """Bytes between two frames that are rather read with them than skipped: on a line of 20 MB/s, 13 ms."""
-_SMALLEST_RUN: Final = 4 * MIB
 _LARGEST_RUN: Final = 16 * MIB
 """Bytes that are fetched by one request. Every request costs some latency, and money at some services; each reader
-needs memory for what it fetches. What is small is divided among all readers."""
+needs memory for what it fetches, and opens it when all of it is there, while others fetch."""
 
 
 class _Ahead:
@@ -161,14 +160,12 @@ class Loader:
         """See BlobLoader. A disk reads one frame as well as several; no request would be saved."""
         if not self._is_far:
             return [[frame] for frame in frames]
-        places = [(frame, self.table.frame(frame)) for frame in frames]
-        share = sum(place.stored_size for _, place in places) // self.readers
-        most = min(max(share, _SMALLEST_RUN), _LARGEST_RUN)
         runs: list[list[int]] = []
         pack, start, end = "", 0, 0
-        for frame, place in places:
+        for frame in frames:
+            place = self.table.frame(frame)
             stop = place.offset + place.stored_size
-            if place.pack == pack and 0 <= place.offset - end <= _NEAR and stop - start <= most:
+            if place.pack == pack and 0 <= place.offset - end <= _NEAR and stop - start <= _LARGEST_RUN:
                 runs[-1].append(frame)
             else:
                 runs.append([frame])

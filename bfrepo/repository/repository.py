@@ -52,6 +52,8 @@ class Repository:
         self.clock = clock
         self.opened_by: str | None = None
         """The name of the key slot that opened it; None where nothing is encrypted, and when it was just made."""
+        self._read_slots: dict[str, bytes] = {}
+        """Key slots by name, as they were read to open it: they never change."""
         self.head: tuple[ConfigHead, bytes] | None = None
         """What of the config is readable without a key, and its bytes, as it was opened; None when it was just made."""
         self.id = config.repository_id
@@ -174,7 +176,7 @@ class Repository:
         """Every key slot by name, with what it says about itself or what is wrong with it."""
         for info in self.backend.list(ObjectKind.KEY):
             try:
-                data = load_named(self.backend, ObjectKind.KEY, info.name)
+                data = self._read_slots.get(info.name) or load_named(self.backend, ObjectKind.KEY, info.name)
                 yield info.name, slot_info(data, self.keys, self.id, name=info.name)
             except BackupForgeError as error:
                 yield info.name, error
@@ -255,17 +257,17 @@ def open_repository(
     Raises RepositoryNotFound, WrongPassword, DamagedObject or UnsupportedFormat.
     """
     head, data = read_head_and_bytes(backend)
-    keys, slot = Keys(None), None
+    keys, slot, read_slots = Keys(None), None, dict[str, bytes]()
     if head.encryption != "none":
         listing = AheadBackend(backend, ahead if is_far(backend) else ())
         usual = UsualSlot(cache_dir / head.repository_id.hex() if cache_dir is not None and is_far(backend) else None)
-        keys, slot = _open_keys(backend, password(), head.repository_id, usual, meanwhile=listing.start)
+        keys, slot = _open_keys(backend, password(), head.repository_id, usual, read_slots, meanwhile=listing.start)
         backend = listing
     config = decode_config(head, keys, location=backend.location)
     if cache_dir is not None and keep_objects:
         backend = CachingBackend(backend, ObjectCache(cache_dir / config.repository_id.hex(), clock))
     repository = Repository(backend, config, keys, clock, cache_dir)
-    repository.opened_by, repository.head = slot, (head, data)
+    repository.opened_by, repository.head, repository._read_slots = slot, (head, data), read_slots
     return repository
 
 
@@ -301,17 +303,22 @@ def load_named(backend: Backend, kind: ObjectKind, name: str) -> bytes:
 
 
 def _open_keys(
-    backend: Backend, password: bytes, repository_id: bytes, usual: UsualSlot, meanwhile: Callable[[], None]
+    backend: Backend,
+    password: bytes,
+    repository_id: bytes,
+    usual: UsualSlot,
+    read_slots: dict[str, bytes],
+    meanwhile: Callable[[], None],
 ) -> tuple[Keys, str]:
     """The keys, and the name of their slot. Every slot is tried; a damaged one is reported only if no other opens.
 
-    `meanwhile` is called when the first one is at hand.
+    `meanwhile` is called when the first one is at hand. What was read is put into `read_slots`.
     """
     damaged: BackupForgeError | None = None
     count = 0
     for name in _slots_to_try(backend, usual):
         try:
-            data = load_named(backend, ObjectKind.KEY, name)
+            data = read_slots[name] = load_named(backend, ObjectKind.KEY, name)
             count += 1
             if count == 1:
                 meanwhile()

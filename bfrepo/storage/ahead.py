@@ -13,7 +13,7 @@ from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind
 from bfrepo.storage.forwarding import ForwardingBackend
 
 _FRESH_S: Final = 5.0
-"""How old a listing may be that is given out: so much may also pass between two steps of whoever lists by himself."""
+"""How long a listing may wait: so much may also pass between two steps of whoever lists by himself."""
 
 
 class AheadBackend(ForwardingBackend):
@@ -22,6 +22,7 @@ class AheadBackend(ForwardingBackend):
     They are made one after the other in the order of `kinds`, and given out in that order alone, each once: whoever
     asks for another listing first gets none that was made before. So they tell nothing that the same calls would not
     have told, made a moment earlier, to whoever changes nothing until he has them. One that failed is made anew.
+    Key slots have nothing to do with anything else that is listed, so it does not matter when somebody asks for those.
     """
 
     def __init__(self, inner: Backend, kinds: Sequence[ObjectKind]) -> None:
@@ -50,7 +51,8 @@ class AheadBackend(ForwardingBackend):
         with self._lock:
             if self._waiting and self._waiting[0].kind is kind:
                 return self._waiting.popleft()
-        self._forget()
+        if kind is not ObjectKind.KEY:
+            self._forget()
         return None
 
     def _forget(self) -> None:
@@ -72,20 +74,20 @@ class _Listing:
         self.unwanted = False
         self._done = threading.Event()
         self._found: list[ObjectInfo] | None = None
-        self._begun = monotonic()
+        self._ended = monotonic()
 
     def make(self, backend: Backend) -> None:
         """List, unless nobody wants that any more."""
-        self._begun = monotonic()
         try:
             if not self.unwanted:
                 self._found = [*backend.list(self.kind)]
         except BackupForgeError:
             return  # whoever wants it lists by himself, and is told
         finally:
+            self._ended = monotonic()
             self._done.set()
 
     def wait(self) -> list[ObjectInfo] | None:
         """What was found; None if it failed, or is too old."""
         self._done.wait()
-        return self._found if monotonic() - self._begun < _FRESH_S else None
+        return self._found if monotonic() - self._ended < _FRESH_S else None

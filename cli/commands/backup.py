@@ -115,6 +115,7 @@ def run(app: App, /, paths: Sequence[str], **flags: Any) -> int:
     What has not changed since the last snapshot of the same paths is not read again, and nothing is stored twice. A
     file that cannot be read is reported and left out; the rest is backed up, and the exit code is 3.
     """
+    app.approach_repository()
     from bfrepo.operations.backup import backup
     from bfrepo.operations.scan import BackgroundScan
     from cli.what import choose_source, ignore_errors, report_to

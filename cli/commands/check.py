@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bfrepo.operations.check import CheckOptions, CheckResult
     from bfrepo.operations.warming import WarmUp
 
+_LISTED = ("snapshots", "index", "packs", "claims")
+"""What a check lists, in its order."""
 _SHOWN_FILES = 5
 _SHOWN_SNAPSHOTS = 5
 
@@ -50,10 +52,12 @@ def run(app: App, read_data: bool, read_data_subset: str | None, no_key: bool, w
 
     What is to be read and is kept in an archive by the storage is asked for first and waited for.
     """
-    from bfrepo.operations.check import check, check_without_key
-
     if (read_data, read_data_subset is not None, no_key).count(True) > 1:
         raise UsageError("--read-data, --read-data-subset and --no-key exclude each other")
+    if not no_key:
+        app.approach_repository()
+    from bfrepo.operations.check import check, check_without_key
+
     waiting = warm_up(app.output, warm_up_wait)
     options = _options(read_data=read_data, subset=read_data_subset, waiting=waiting)
     if no_key:
@@ -62,7 +66,7 @@ def run(app: App, read_data: bool, read_data_subset: str | None, no_key: bool, w
             result = check_without_key(backend, app.clock, work.display, work.cancelled, waiting)
         backend.close()
     else:
-        with app.open_repository(ahead=("snapshots", "index")) as repository, app.working(unit="items") as work:
+        with app.open_repository(ahead=_LISTED) as repository, app.working(unit="items") as work:
             result = check(repository, options, work.display, work.cancelled)
     for finding in result.findings:
         report_finding(app.output, finding)

@@ -80,6 +80,8 @@ def run(
 
     Ctrl-C, SIGTERM and 'backupforge umount DIR' end it.
     """
+    if not background:  # a process that goes on by itself has to ask by itself
+        app.approach_repository()
     _check_packages()
     from mount.mountpoint import absolute_place, check_mountpoint
     from mount.options import MountOptions

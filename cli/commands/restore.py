@@ -73,11 +73,12 @@ def run(
 
     What the storage keeps in an archive is asked for first and waited for: --dry-run says how much that is.
     """
+    chosen = snapshot_filter(hosts, tags, paths)
+    app.approach_repository()
     from bfrepo.operations.restore import restore
 
-    chosen = snapshot_filter(hosts, tags, paths)
     options = _options(flags)
-    with app.open_repository(ahead=("snapshots", "index")) as repository, app.working(unit="items") as work:
+    with app.open_repository(ahead=("snapshots", "index", "packs")) as repository, app.working(unit="items") as work:
         waiting = warm_up(app.output, warm_up_wait)
         result = restore(repository, snapshot, chosen, options, work.display, work.cancelled, waiting)
     say_archived(app.output, result.archived)

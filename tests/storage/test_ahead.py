@@ -61,6 +61,14 @@ def test_another_order_makes_them_worthless(faulty: FaultyBackend) -> None:
     assert len(faulty_again.calls) == 3
 
 
+def test_key_slots_are_no_matter(faulty: FaultyBackend) -> None:
+    """Whoever lists key slots beside something else does not make worthless what was listed."""
+    backend = started(faulty, INDEX)
+    assert names(backend, ObjectKind.KEY) == set()
+    assert names(backend, INDEX) == {NAMES[INDEX]}
+    assert len(faulty.calls) == 2
+
+
 def test_old_listings_are_worthless(faulty: FaultyBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing that has waited for long is made anew."""
     backend = started(faulty, INDEX)

@@ -12,6 +12,7 @@ import pytest
 
 from bfrepo.core.progress import Quiet
 from bfrepo.data.selection import SnapshotFilter
+from bfrepo.operations.check import CheckOptions, check
 from bfrepo.operations.restore import restore
 from bfrepo.repository.repository import open_repository
 from bfrepo.restorer.plan import RestoreOptions
@@ -103,12 +104,28 @@ def test_unchanged_backup_takes_few_requests(server: Counted, tmp_path: Path) ->
 
 
 def test_restore_takes_few_requests(server: Counted, tmp_path: Path) -> None:
-    """A restore by a machine that knows nothing yet takes a few requests for each pack, not one for each file."""
+    """A restore by a machine that knows nothing yet takes one request for each small pack, not one for each file."""
     with closing(server.open()) as backend:
         run_backup(make_repository(backend, encryption="aes-256-gcm"), TREE)
     server.forget()
-    with open_repository(server.open(), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path / "cache") as repository:
+    kinds = [ObjectKind.SNAPSHOT, ObjectKind.INDEX, ObjectKind.PACK]
+    with open_repository(
+        server.open(), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path / "cache", keep_objects=True, ahead=kinds
+    ) as repository:
         options = RestoreOptions(target=os.fsencode(tmp_path / "target"))
         restore(repository, "latest", SnapshotFilter(), options, Quiet(), never)
     assert sum(path.is_file() for path in (tmp_path / "target").rglob("*")) == 300
-    assert server.requests() < 20
+    assert server.requests() < 13
+
+
+def test_check_takes_few_requests(server: Counted, tmp_path: Path) -> None:
+    """A check of what is known by nobody yet asks for little more than once."""
+    with closing(server.open()) as backend:
+        run_backup(make_repository(backend, encryption="aes-256-gcm"), TREE)
+    server.forget()
+    kinds = [ObjectKind.SNAPSHOT, ObjectKind.INDEX, ObjectKind.PACK, ObjectKind.CLAIM]
+    with open_repository(
+        server.open(), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path, keep_objects=True, ahead=kinds
+    ) as repository:
+        assert check(repository, CheckOptions(), Quiet(), never).findings == ()
+    assert server.requests() <= 11
