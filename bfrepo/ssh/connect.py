@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import IO, Final
 
@@ -60,6 +61,15 @@ class SshConnection:
 
     def open_subsystem(self, name: str) -> Channel:
         """A channel to a service of the host, such as "sftp". Raises SshRefused when it has none, SshError."""
+        refusal = f"{self.host.shown} does not offer {name.upper()} to {self.host.user}"
+        return self._open_session(lambda channel: channel.invoke_subsystem(name), refusal)
+
+    def run(self, command: bytes) -> Channel:
+        """A channel to a command, which the user's shell runs. Raises SshRefused when the host runs none, SshError."""
+        refusal = f"{self.host.shown} runs no commands for {self.host.user}"
+        return self._open_session(lambda channel: channel.exec_command(command), refusal)
+
+    def _open_session(self, begin: Callable[[Channel], None], refusal: str) -> Channel:
         try:
             channel = self._transport.open_session(timeout=_CONNECT_S)
         except ChannelException as error:
@@ -67,12 +77,12 @@ class SshConnection:
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(error) from error
         try:
-            channel.invoke_subsystem(name)
+            begin(channel)
         except (SSHException, EOFError, OSError) as error:
             with suppress(SSHException, EOFError, OSError):
                 channel.close()
             if self.alive:
-                raise SshRefused(f"{self.host.shown} does not offer {name.upper()} to {self.host.user}") from error
+                raise SshRefused(refusal) from error
             raise self._lost(error) from error
         return channel
 
