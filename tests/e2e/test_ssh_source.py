@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.directories import Problems, Seen, census, removable, restore_to
+from tests.support.directories import Seen, census, removable, restore_to
 from tests.support.repositories import make_repository
 from tests.support.ssh_source import back_up_host
 from tests.support.sshd import Sshd, serve
