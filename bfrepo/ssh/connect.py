@@ -37,6 +37,10 @@ _KEEP_ALIVE_S: Final = 20
 _UNACKNOWLEDGED_MS: Final = 60_000
 _REKEYING_S: Final = 120
 
+_WINDOW: Final = 8 << 20
+_LARGEST_PACKET: Final = 128 << 10
+"""What a host may send ahead, and at once: more than the 2 MiB and 32 KiB of paramiko, for lines fast or long."""
+
 _MOST_JUMPS: Final = 8
 """How long a chain of ProxyJumps may be; a longer one goes in a circle."""
 
@@ -71,7 +75,7 @@ class SshConnection:
 
     def _open_session(self, begin: Callable[[Channel], None], refusal: str) -> Channel:
         try:
-            channel = self._transport.open_session(timeout=_CONNECT_S)
+            channel = self._transport.open_session(_WINDOW, _LARGEST_PACKET, timeout=_CONNECT_S)
         except ChannelException as error:
             raise SshRefused(f"{self.host.shown} allows no more sessions on one connection: {error.text}") from error
         except (SSHException, EOFError, OSError) as error:

@@ -15,7 +15,7 @@ from typing import Final
 
 from bfrepo.core.errors import SourceError
 from bfrepo.sources.ssh.host import HostLink, RemoteCommand, quoted
-from bfrepo.sources.ssh.listing import Listing, parse_raw
+from bfrepo.sources.ssh.listing import Listing, RemoteStat, parse_raw
 from bfrepo.ssh.errors import SshError
 
 _FORMAT: Final = r"%y %m %U %G %s %T@ %C@ %i %D %n %u/%g\0%l\0%p\0"
@@ -48,6 +48,20 @@ def list_by_find(link: HostLink, paths: Sequence[bytes], *, one_file_system: boo
     return listing
 
 
+def look_again(link: HostLink, path: bytes) -> RemoteStat | None:
+    """What `find` says of one name now; None where it is gone. Raises SshError."""
+    command = link.run(b"LC_ALL=C exec " + link.line("find", path, "-maxdepth", "0", "-printf", _FORMAT))
+    try:
+        command.feed(b"")
+        said = b"".join(iter(command.read, b""))
+        if command.status() < 0:
+            raise SshError(f"the connection to {link.host.shown} was lost")
+    finally:
+        command.close()
+    numbers, target, *_ = (*said.split(b"\0"), b"", b"")
+    return parse_raw((path.rpartition(b"/")[2], numbers, target))
+
+
 def waypoints(paths: Sequence[bytes]) -> list[bytes]:
     """The directories on the way to some paths, without the root and the paths themselves."""
     found = set()
@@ -75,6 +89,8 @@ def _read_head(command: RemoteCommand) -> tuple[Listing | None, bytes]:
     while data.count(b"\n") < 2 and len(data) < _LONGEST_HEAD:
         part = command.read()
         if not part:
+            if command.status() < 0:
+                raise SshError("the connection was lost before files were listed")
             return None, b""
         data += part
     clock, tar, rest = data.split(b"\n", 2)

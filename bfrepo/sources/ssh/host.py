@@ -138,8 +138,8 @@ class RemoteCommand:
         return bytes(self._complaints)
 
     def status(self) -> int:
-        """With what it ended, as `wait` has it; negative when the connection did first. Waits for it."""
-        return self._channel.recv_exit_status()
+        """With what it ended; negative when a signal or the end of the connection came first. Waits for it."""
+        return self._channel.recv_exit_status() if self._channel.status_event.wait(_SILENCE_S) else -1
 
     def close(self) -> None:
         """Do without the rest. May be called again."""

@@ -9,6 +9,7 @@ import errno
 import stat as modes
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from bfrepo.data.node import Node
@@ -181,7 +182,7 @@ class SftpFile:
         handle, self._handle = self._handle, b""
         session = self._session
         if handle and session is not None and session.usable:
-            with Batch(session) as batch:
+            with suppress(SshError), Batch(session) as batch:  # with the connection everything was closed
                 batch.send(close_handle(handle))
 
     def _open_until_it_works(self) -> Attributes:

@@ -19,21 +19,25 @@ from bfrepo.data.node import Node
 from bfrepo.formats.tar_header import MalformedTar
 from bfrepo.formats.tar_reader import TarMember, TarReader
 from bfrepo.sources.base import StaleFile
+from bfrepo.sources.ssh.find import look_again
 from bfrepo.sources.ssh.host import HostLink, RemoteCommand
 from bfrepo.sources.ssh.listing import Listing, RemoteStat
 from bfrepo.ssh.errors import SshError
 
 _TAR: Final = (
-    "tar", "--create", "--file=-", "--format=posix", "--hard-dereference", "--sparse", "--xattrs",
-    "--xattrs-include=*", "--quoting-style=literal", "--absolute-names", "--no-recursion", "--null",
+    "tar", "--create", "--file=-", "--format=posix", "--pax-option=delete=?time", "--hard-dereference", "--sparse",
+    "--xattrs", "--xattrs-include=*", "--quoting-style=literal", "--absolute-names", "--no-recursion", "--null",
     "--verbatim-files-from", "--files-from=-",
 )  # fmt: skip
+"""Times are left to the listing, which has them already: so most files need one header instead of three."""
+
 _MOST_NAMES: Final = 4096
 _MOST_NAME_BYTES: Final = MIB
 """What an SSH server takes of a command's input before the command reads it, and more, since we do not wait."""
 
 _BROKEN: Final = (SshError, MalformedTar)
 _PASSED_OVER: Final = MIB
+_SECOND: Final = 1_000_000_000
 
 
 class TarRound:
@@ -155,6 +159,16 @@ class TarFeed:
         found.take(path)
         self._link.worked()
 
+    def is_as_listed(self, path: bytes, stat: RemoteStat) -> bool:
+        """Whether the file has not changed since it was listed: not even its change time. Raises SourceError."""
+        while True:
+            try:
+                now = look_again(self._link, path)
+            except SshError as error:
+                self._link.failed(error)
+            else:
+                return now is not None and (now.ctime_ns, now.inode, now.size) == (stat.ctime_ns, stat.inode, stat.size)
+
     def broke(self, path: bytes, error: Exception) -> None:
         """Begin again with this file. Raises SourceError when it is no use."""
         left = [path, *(each for each in self._waiting() if each != path)]
@@ -225,6 +239,7 @@ class TarredFile:
         """Raises OSError, SourceError."""
         self._feed = feed
         self._path = path
+        self._stat = stat
         self._round, self._member = feed.find(path)
         if self._member.kind != "file":
             raise OSError(errno.ESTALE, "it is no regular file any more")
@@ -266,10 +281,8 @@ class TarredFile:
         self._feed.broke(self._path, error)
         self._round, self._member = self._feed.find(self._path)
         self._taken = False
-        now = self._member
-        if (now.mtime_ns, now.ctime_ns, now.size, now.extents) != (
-            before.mtime_ns, before.ctime_ns, before.size, before.extents,
-        ):  # fmt: skip
+        now, alike = self._member, (before.mtime_ns, before.size, before.extents)
+        if (now.mtime_ns, now.size, now.extents) != alike or not self._feed.is_as_listed(self._path, self._stat):
             raise StaleFile(errno.ESTALE, "it changed while the connection was lost")
 
     def _pass_over(self, count: int) -> None:
@@ -279,13 +292,16 @@ class TarredFile:
 
 
 def node_of(member: TarMember, stat: RemoteStat, listing: Listing) -> Node:
-    """What tar and the listing say of a name, tar having looked later."""
+    """What tar and the listing say of a name. Tar has looked later; but what the listing says is the time of its last
+    change is kept, so that whatever changed since is read again by the next backup.
+    """
     node = stat.node()
+    node.ctime_ns = listing.settled(stat.ctime_ns)
     node.mode = member.header.mode & 0o7777
     if (member.uid, member.gid) != (stat.uid, stat.gid):
         node.uid, node.gid, node.user, node.group = member.uid, member.gid, "", ""
-    node.mtime_ns = member.mtime_ns
-    node.ctime_ns = listing.settled(stat.ctime_ns if member.ctime_ns is None else member.ctime_ns)
+    if member.mtime_ns not in (0, stat.mtime_ns // _SECOND * _SECOND):  # 0: also what its header has no room for
+        node.mtime_ns = member.mtime_ns
     node.xattrs = member.xattrs
     if node.type == "file":
         node.size = member.size
