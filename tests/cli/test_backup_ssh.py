@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Command, without_encryption
+from tests.support.program import ROOT
 from tests.support.sshd import Sshd, serve
 
 
@@ -105,3 +106,22 @@ def test_a_host_that_is_not_known(plain: Command, sshd: Sshd, source: Path, tmp_
     failed = plain("backup", f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}{source}", *how, status=1)
     assert "not known" in failed.err or "no key" in failed.err, failed.err
     assert plain.snapshots() == []
+
+
+def test_the_script_of_the_how_to(plain: Command, source: Path, tmp_path: Path) -> None:
+    """With the script that the how-to gives for a key that can do nothing else, a backup and a second one work."""
+    page = (ROOT / "docs" / "how-to" / "back-up-ssh.md").read_text()
+    script = page.partition("```sh\n")[2].partition("```")[0]
+    on_the_way = " ".join(str(each) for each in source.parents if each.name)
+    script = script.replace("find -H /srv ", f"find -H {on_the_way} ").replace("/srv/data", str(source))
+    pull = tmp_path / "pull"
+    pull.write_text(script)
+    pull.chmod(0o755)
+    with serve(tmp_path / "strict", f'ForceCommand {pull} "$SSH_ORIGINAL_COMMAND"') as strict:
+        first = plain("backup", f"ssh://backup{source}", "--json", *options(strict)).summary
+        assert (first["files_new"], first["errors"]) == (1, 0)
+        (source / "more").write_text("more")
+        second = plain("backup", f"ssh://backup{source}", "--json", *options(strict)).summary
+        assert (second["files_new"], second["files_unmodified"]) == (1, 1)
+        refused = ("--stdin-from-command", "--", "cat", "/etc/shadow")
+        plain("backup", "ssh://backup", *options(strict), *refused, status=1)

@@ -44,6 +44,7 @@ class HostLink:
         self._lock = threading.Lock()
         self._connection: SshConnection | None = None
         self._failures = 0
+        self._was_in = False
 
     def line(self, *words: str | bytes) -> bytes:
         """A command as a line for the shell, by whoever it has to be run."""
@@ -69,7 +70,9 @@ class HostLink:
                 self._connection = None
             number, self._failures = self._failures, self._failures + 1
         hint = error.hint if isinstance(error, SshError) else None
-        if isinstance(error, SshRefused) or number >= len(_PAUSES_S):
+        # A host that let us in and then hangs up while we log in again has refused nothing: it is being cut off.
+        final = isinstance(error, SshRefused) and not self._was_in
+        if final or number >= len(_PAUSES_S):
             raise SourceError(f"cannot back up {self.host.shown}: {error}", hint=hint) from error
         time.sleep(_PAUSES_S[number])
 
@@ -92,6 +95,7 @@ class HostLink:
             if self._connection is None:
                 host = self.host
                 self._connection = connect(host.name, user=host.user, port=host.port, settings=self._settings)
+                self._was_in = True
             return self._connection
 
 
