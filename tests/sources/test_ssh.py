@@ -129,7 +129,8 @@ def test_unchanged_files_are_not_read(sshd: Sshd, source: Path, monkeypatch: pyt
         assert {bytes(source / "small-01"), bytes(source / "small-19")} <= set(asked)
     with watched(monkeypatch) as asked:
         again = back_up_host(repository, sshd, source)
-        assert [path for path in asked if path.startswith((bytes(source), b"SFTP"))] == []
+        # Of directories attributes may be asked for ahead; no file is, and no session to read one is begun.
+        assert [path for path in asked if path == b"SFTP" or path.endswith(b"large") or b"/small-" in path] == []
     assert again.snapshot.summary.files_unmodified == first.snapshot.summary.files_new == 21
     (source / "small-07").write_bytes(b"changed")
     with watched(monkeypatch) as asked:
@@ -165,7 +166,8 @@ def test_killed_connections(sshd: Sshd, source: Path, tmp_path: Path, monkeypatc
         (source / f"more-{number}").write_bytes(incompressible(number + 10, 20_000))
     (source / "huge").write_bytes(incompressible(2, 24 << 20))
     monkeypatch.setattr(host_module, "_PAUSES_S", (0.01,) * 100)
-    chance, over, cut = random.Random(7), threading.Event(), []
+    chance, over = random.Random(7), threading.Event()
+    cut: list[int] = []
 
     run, begun = HostLink.run, threading.Event()
 
