@@ -100,14 +100,15 @@ def _what(profile: Profile, settings: Settings, clock: Clock) -> What:
         "files_from": (),
         "files_from_verbatim": (),
         "files_from_raw": (),
+        "remote_sudo": False,
     }
-    return choose_source(profile.paths, flags, clock=clock, environment=settings.environment)
+    return choose_source(profile.paths, flags, clock=clock, environment=settings.environment, ssh=settings.storage.sftp)
 
 
 def _backup_step(profile: Profile, what: What, *, dry_run: bool) -> BackupStep:
     options = BackupOptions(
         paths=what.paths,
-        hostname=_host(profile),
+        hostname=_host(profile, what),
         username=username(),
         program=PROGRAM,
         excludes=what.excludes,
@@ -118,15 +119,15 @@ def _backup_step(profile: Profile, what: What, *, dry_run: bool) -> BackupStep:
     return BackupStep(options=options, open_source=lambda reporter: what.open_source(report_to(reporter, what.paths)))
 
 
-def _host(profile: Profile) -> str:
-    return profile.host or socket.gethostname()
+def _host(profile: Profile, what: What) -> str:
+    return profile.host or what.host or socket.gethostname()
 
 
 def _own_snapshots(profile: Profile, what: What | None) -> Callable[[Snapshot], bool]:
     """Whether a snapshot is one that this profile makes: with its host, exactly its paths, and its tags."""
     if what is None or (profile.forget and profile.forget.all_snapshots):
         return lambda snapshot: True
-    host, paths, tags = _host(profile), set(what.paths), set(split_tags(profile.tags))
+    host, paths, tags = _host(profile, what), set(what.paths), set(split_tags(profile.tags))
     return lambda snapshot: snapshot.hostname == host and set(snapshot.paths) == paths and tags <= set(snapshot.tags)
 
 

@@ -11,6 +11,7 @@ import errno
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,10 +24,13 @@ from bfrepo.core.progress import Change, Reporter
 from bfrepo.core.protocols import BlobSaver
 from bfrepo.data.node import Node
 from bfrepo.data.tree import save_tree
-from bfrepo.sources.base import Directory, Entry, Source
+from bfrepo.sources.base import Directory, Entry, Source, StaleFile, StreamedSource
 
 _UNFINISHED: Final = 256
 """Directories that may wait for their large files before the walk waits for them."""
+
+_MOST_OPENINGS: Final = 3
+"""How often a file is read again that changed between two parts of it."""
 
 _BATCH: Final = 64
 """Files that are read at a time: as many small ones as a source may be asked for in one call."""
@@ -97,10 +101,14 @@ class Archiver:
         self._reporter = reporter
         self._cancelled = cancelled
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="reader") if readers > 1 else None
+        self._sender: StreamedSource | None = None
         self._unfinished: deque[_Level] = deque()
 
-    def save(self, source: Source, parent_tree: bytes = b"") -> bytes:
+    def save(self, source: Source | StreamedSource, parent_tree: bytes = b"") -> bytes:
         """The tree ID of everything in `source`. Raises Interrupted, and whatever storing raises."""
+        if isinstance(source, StreamedSource):
+            self._sender = source
+            self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
         root = _Level(source.open_root(), None, *self._before(parent_tree))
         stack = [root]
         try:
@@ -186,6 +194,8 @@ class Archiver:
         if self._readers is None:
             self._read_all(level.directory, reads)
             return
+        if self._sender is not None:
+            self._sender.expect([read.entry for read in reads if self._is_to_be_read(read)])
         for start in range(0, len(reads), _BATCH):
             batch = reads[start : start + _BATCH]
             level.reading.append(self._readers.submit(self._read_all, level.directory, batch))
@@ -205,7 +215,7 @@ class Archiver:
         path = entry.path
         self._reporter.progress.current = path
         try:
-            pending, torn = self._files.save(entry)
+            pending, torn = self._save(entry)
         except OSError as error:
             self._failed(path, error)
             return None
@@ -213,6 +223,17 @@ class Archiver:
             self.stats.warnings += 1
             self._reporter.warn(path, "changed while it was read")
         return pending
+
+    def _save(self, entry: Entry) -> tuple[PendingFile, bool]:
+        for _ in range(_MOST_OPENINGS - 1):
+            with suppress(StaleFile):
+                return self._files.save(entry)
+        return self._files.save(entry)
+
+    def _is_to_be_read(self, read: _Read) -> bool:
+        """Whether not even the content is known to be unchanged."""
+        before, parent = read.before, self._parent
+        return before is None or parent is None or parent.policy.reuse(before, read.entry.stat) is Reuse.NOTHING
 
     def _count_done(self, reads: list[_Read]) -> None:
         progress = self._reporter.progress

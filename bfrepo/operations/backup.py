@@ -24,7 +24,7 @@ from bfrepo.operations.snapshots import load_snapshots
 from bfrepo.repository.packing import SaverStats
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.saver import Saver, SaverOptions
-from bfrepo.sources.base import MemberSource, Source
+from bfrepo.sources.base import MemberSource, Source, StreamedSource
 from bfrepo.storage.discard import DiscardingBackend
 
 _MOST_PASSES = 3
@@ -72,7 +72,7 @@ class BackupResult:
 
 def backup(
     repository: Repository,
-    open_source: Callable[[], Source | MemberSource],
+    open_source: Callable[[], Source | StreamedSource | MemberSource],
     options: BackupOptions,
     reporter: Reporter,
     cancelled: Callable[[], bool],
@@ -97,7 +97,7 @@ def backup(
 
 def _one_pass(
     repository: Repository,
-    open_source: Callable[[], Source | MemberSource],
+    open_source: Callable[[], Source | StreamedSource | MemberSource],
     options: BackupOptions,
     reporter: Reporter,
     cancelled: Callable[[], bool],
@@ -181,7 +181,7 @@ class _Session:
         target = DiscardingBackend(repository.backend) if options.dry_run else None
         self.saver: Saver = repository.make_saver(self._storing, backend=target)
 
-    def archive(self, source: Source | MemberSource) -> tuple[bytes, ArchiveStats]:
+    def archive(self, source: Source | StreamedSource | MemberSource) -> tuple[bytes, ArchiveStats]:
         """Store everything the source holds; the root tree. On an interruption what was stored is kept."""
         try:
             tree, stats = self._archive(source)
@@ -211,7 +211,7 @@ class _Session:
             return None
         return f"{format_size(self.saver.stats.bytes_stored)} stored are kept and will be reused by the next backup"
 
-    def _archive(self, source: Source | MemberSource) -> tuple[bytes, ArchiveStats]:
+    def _archive(self, source: Source | StreamedSource | MemberSource) -> tuple[bytes, ArchiveStats]:
         options, repository = self._options, self._repository
         parent = None
         if self._parent is not None:

@@ -106,6 +106,24 @@ class MemberSource(ABC):
         """Each member. Called once. Raises BackupForgeError where not all can be had."""
 
 
+class StaleFile(OSError):
+    """The file changed between two parts of it, so that what was read is of no use: it has to be opened again."""
+
+
+class StreamedSource(ABC):
+    """A source that sends files one after the other, and is quick when it knows early which are wanted."""
+
+    @abstractmethod
+    def open_root(self) -> Directory:
+        """See Source.open_root."""
+
+    @abstractmethod
+    def expect(self, entries: Sequence[Entry]) -> None:
+        """These regular files will be read, in this order, behind those that were named before; by one thread, which
+        need not be the one that lists directories and names files.
+        """
+
+
 class Source(Protocol):
     """Something that can be backed up."""
 

@@ -61,14 +61,14 @@ class StreamSource:
     def __init__(self, stream: Stream, filename: bytes, *, clock: Clock, owners: Owners) -> None:
         """`filename` is a path from the root of the tree. Raises InvalidValue when it is none."""
         self._stream: Stream | None = stream
-        self._tree = _Tree(filename, clock, owners)
+        self._tree = StreamTree(filename, clock, owners)
 
     @property
     def paths(self) -> tuple[bytes, ...]:
         """The file's path in the tree."""
         return (self._tree.path,)
 
-    def open_root(self) -> _StreamDirectory:
+    def open_root(self) -> StreamDirectory:
         """See Source.open_root. Opening the file a second time raises SourceError."""
         return self._tree.root(self._open)
 
@@ -91,14 +91,14 @@ class CommandSource:
         if not argv:
             raise InvalidValue("there is no command to run", hint="write it after --")
         self._argv = list(argv)
-        self._tree = _Tree(filename, clock, owners)
+        self._tree = StreamTree(filename, clock, owners)
 
     @property
     def paths(self) -> tuple[bytes, ...]:
         """The file's path in the tree."""
         return (self._tree.path,)
 
-    def open_root(self) -> _StreamDirectory:
+    def open_root(self) -> StreamDirectory:
         """See Source.open_root. Opening the file raises SourceError when the command cannot be run."""
         return self._tree.root(self._run)
 
@@ -197,7 +197,7 @@ def _describe(status: int) -> str:
         return f"was killed by signal {-status}"
 
 
-class _Tree:
+class StreamTree:
     """The file's path, and the nodes on it: made now, by the user who runs this."""
 
     def __init__(self, filename: bytes, clock: Clock, owners: Owners) -> None:
@@ -209,8 +209,9 @@ class _Tree:
         self._mtime_ns = int(clock.now().timestamp() * 1_000_000) * 1000
         self._owners = owners
 
-    def root(self, open_file: Callable[[Node], StreamFile]) -> _StreamDirectory:
-        return _StreamDirectory(self, open_file, 0)
+    def root(self, open_file: Callable[[Node], StreamFile]) -> StreamDirectory:
+        """The root; opening the file calls `open_file` with its node."""
+        return StreamDirectory(self, open_file, 0)
 
     def node(self, depth: int) -> Node:
         """That of the name at `depth`."""
@@ -229,19 +230,21 @@ class _Tree:
         )
 
     def stat(self, depth: int) -> _StreamStat:
+        """What listing tells of the name at `depth`."""
         owner = {"uid": os.getuid(), "gid": os.getgid(), "mtime_ns": self._mtime_ns}
         if depth == len(self._names) - 1:
             return _StreamStat(type="file", mode=0o644, size=UNKNOWN_SIZE, **owner)
         return _StreamStat(type="dir", mode=0o755, **owner)
 
     def path_to(self, depth: int) -> bytes:
+        """The path of the first `depth` names."""
         return b"/" + b"/".join(self._names[:depth])
 
 
-class _StreamDirectory:
+class StreamDirectory:
     """A directory on the way to the file, or the root."""
 
-    def __init__(self, tree: _Tree, open_file: Callable[[Node], StreamFile], depth: int) -> None:
+    def __init__(self, tree: StreamTree, open_file: Callable[[Node], StreamFile], depth: int) -> None:
         self._tree = tree
         self._open_file = open_file
         self._depth = depth
@@ -251,9 +254,11 @@ class _StreamDirectory:
         return self._tree.path_to(self._depth)
 
     def node(self) -> Node | None:
+        """See Directory.node."""
         return self._tree.node(self._depth - 1) if self._depth else None
 
     def entries(self) -> list[_StreamEntry]:
+        """See Directory.entries."""
         return [_StreamEntry(self._tree, self._open_file, self._depth)]
 
     def read_small(self, entries: Sequence[Entry], limit: int, buffer: memoryview) -> list[None]:
@@ -267,7 +272,7 @@ class _StreamDirectory:
 class _StreamEntry:
     """The one name in a directory."""
 
-    def __init__(self, tree: _Tree, open_file: Callable[[Node], StreamFile], depth: int) -> None:
+    def __init__(self, tree: StreamTree, open_file: Callable[[Node], StreamFile], depth: int) -> None:
         self._tree = tree
         self._open_file = open_file
         self._depth = depth
@@ -290,5 +295,5 @@ class _StreamEntry:
     def open_file(self) -> StreamFile:
         return self._open_file(self.node())
 
-    def open_directory(self) -> _StreamDirectory:
-        return _StreamDirectory(self._tree, self._open_file, self._depth + 1)
+    def open_directory(self) -> StreamDirectory:
+        return StreamDirectory(self._tree, self._open_file, self._depth + 1)

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import IO, Final
 
@@ -35,6 +36,10 @@ _LOGIN_S: Final = 120
 _KEEP_ALIVE_S: Final = 20
 _UNACKNOWLEDGED_MS: Final = 60_000
 _REKEYING_S: Final = 120
+
+_WINDOW: Final = 8 << 20
+_LARGEST_PACKET: Final = 128 << 10
+"""What a host may send ahead, and at once: more than the 2 MiB and 32 KiB of paramiko, for lines fast or long."""
 
 _MOST_JUMPS: Final = 8
 """How long a chain of ProxyJumps may be; a longer one goes in a circle."""
@@ -60,19 +65,28 @@ class SshConnection:
 
     def open_subsystem(self, name: str) -> Channel:
         """A channel to a service of the host, such as "sftp". Raises SshRefused when it has none, SshError."""
+        refusal = f"{self.host.shown} does not offer {name.upper()} to {self.host.user}"
+        return self._open_session(lambda channel: channel.invoke_subsystem(name), refusal)
+
+    def run(self, command: bytes) -> Channel:
+        """A channel to a command, which the user's shell runs. Raises SshRefused when the host runs none, SshError."""
+        refusal = f"{self.host.shown} runs no commands for {self.host.user}"
+        return self._open_session(lambda channel: channel.exec_command(command), refusal)
+
+    def _open_session(self, begin: Callable[[Channel], None], refusal: str) -> Channel:
         try:
-            channel = self._transport.open_session(timeout=_CONNECT_S)
+            channel = self._transport.open_session(_WINDOW, _LARGEST_PACKET, timeout=_CONNECT_S)
         except ChannelException as error:
             raise SshRefused(f"{self.host.shown} allows no more sessions on one connection: {error.text}") from error
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(error) from error
         try:
-            channel.invoke_subsystem(name)
+            begin(channel)
         except (SSHException, EOFError, OSError) as error:
             with suppress(SSHException, EOFError, OSError):
                 channel.close()
             if self.alive:
-                raise SshRefused(f"{self.host.shown} does not offer {name.upper()} to {self.host.user}") from error
+                raise SshRefused(refusal) from error
             raise self._lost(error) from error
         return channel
 

@@ -224,6 +224,14 @@ class Batch:
         answer = self._answer(number, _NAME, end=True)
         return [answer.entry() for _ in range(answer.uint32())] if answer.rest() else None
 
+    def names(self, number: int) -> tuple[list[bytes], list[bytes]]:
+        """What answers the extension users-groups-by-id@openssh.com: of users, and of groups; empty where there is no
+        name. Raises SftpStatus, SshError.
+        """
+        answer = self._answer(number, _EXTENDED_REPLY)
+        users, groups = Answer(answer.string()), Answer(answer.string())
+        return _strings(users), _strings(groups)
+
     def space(self, number: int) -> Space:
         """What answers the extension statvfs@openssh.com. Raises SftpStatus, SshError."""
         return self._answer(number, _EXTENDED_REPLY).space()
@@ -242,3 +250,10 @@ class Batch:
         if (code == _OK and kind is None) or (code == _END_OF_FILE and end):
             return Answer(memoryview(b""))
         raise SftpStatus(code, printable(bytes(answer.string())) if answer.rest() else "")
+
+
+def _strings(answer: Answer) -> list[bytes]:
+    found = []
+    while answer.rest():
+        found.append(bytes(answer.string()))
+    return found

@@ -48,6 +48,8 @@ class Attributes:
     size: int | None
     mode: int | None
     mtime: int | None
+    uid: int | None = None
+    gid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,21 @@ def close_handle(handle: bytes) -> Request:
 def status_of(path: bytes) -> Request:
     """Ask about a file, through links. Answered by attributes."""
     return Request(17, _string(path))
+
+
+def link_status_of(path: bytes) -> Request:
+    """Ask about a file, or about a link itself. Answered by attributes."""
+    return Request(7, _string(path))
+
+
+def open_status(handle: bytes) -> Request:
+    """Ask about a file that is open. Answered by attributes."""
+    return Request(8, _string(handle))
+
+
+def read_link(path: bytes) -> Request:
+    """Ask where a link leads. Answered by entries, of which there is one."""
+    return Request(19, _string(path))
 
 
 def open_directory(path: bytes) -> Request:
@@ -168,8 +185,8 @@ class Answer:
         """What is said about a file."""
         flags = self.uint32()
         size = self.uint64() if flags & _HAS_SIZE else None
-        if flags & _HAS_OWNER:
-            self._bytes(8)
+        uid = self.uint32() if flags & _HAS_OWNER else None
+        gid = self.uint32() if flags & _HAS_OWNER else None
         mode = self.uint32() if flags & _HAS_MODE else None
         mtime = None
         if flags & _HAS_TIMES:
@@ -178,7 +195,7 @@ class Answer:
         if flags & _HAS_MORE:
             for _ in range(2 * self.uint32()):
                 self.string()
-        return Attributes(size, mode, mtime)
+        return Attributes(size, mode, mtime, uid, gid)
 
     def entry(self) -> Entry:
         """One of the names in a directory."""

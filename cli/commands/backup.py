@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ("backupforge backup --exclude '*.o' --exclude-caches ~", "without what can be made again"),
         ("backupforge backup --dry-run -v /srv/data", "what would be stored?"),
         ("backupforge backup --stdin-filename shop.sql --stdin-from-command -- pg_dump shop", "a program's output"),
+        ("backupforge backup ssh://backup@shop/srv/data", "directories of another host, by SSH"),
     ],
     exit_codes=WORK_CODES,
 )
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
 )
 @click.option("--tag", "tags", multiple=True, metavar="TAG[,TAG]", help="Tag the snapshot; may be repeated.")
 @click.option("--label", default="", metavar="TEXT", help="A remark on the snapshot, for people.")
-@click.option("--host", metavar="NAME", help="The host name to record.  [default: this machine's]")
+@click.option("--host", metavar="NAME", help="The host name to record.  [default: this machine's, or the host's]")
 @click.option("--time", metavar="TIME", help="The time to record, such as '2026-01-31 12:00:00'.  [default: now]")
 @click.option(
     "--parent", metavar="SNAPSHOT", help="Compare with this snapshot.  [default: the latest of the same host and paths]"
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
 @click.option(
     "--stdin-filename", default="stdin", show_default=True, metavar="NAME", help="The name it gets in the snapshot."
 )
+@click.option("--remote-sudo", is_flag=True, help="On another host, list and read files as root, by sudo.")
 @click.option("--skip-if-unchanged", is_flag=True, help="Make no snapshot when nothing has changed since the parent.")
 @click.option(
     "--read-concurrency",
@@ -114,13 +116,16 @@ def run(app: App, /, paths: Sequence[str], **flags: Any) -> int:
 
     What has not changed since the last snapshot of the same paths is not read again, and nothing is stored twice. A
     file that cannot be read is reported and left out; the rest is backed up, and the exit code is 3.
+
+    A PATH may be ssh://[user@]host[:port]/path: files of another host, where nothing has to be installed.
     """
     app.approach_repository()
     from bfrepo.operations.backup import backup
     from bfrepo.operations.scan import BackgroundScan
     from cli.what import choose_source, ignore_errors, report_to
 
-    what = choose_source(paths, flags, clock=app.clock, environment=app.settings.environment)
+    settings = app.settings
+    what = choose_source(paths, flags, clock=app.clock, environment=settings.environment, ssh=settings.storage.sftp)
     options = _options(what, flags)
     with app.open_repository(ahead=("index", "snapshots")) as repository, app.working() as work, ExitStack() as stack:
         display = work.display
@@ -141,7 +146,7 @@ def _options(what: What, flags: dict[str, Any]) -> BackupOptions:
 
     return BackupOptions(
         paths=what.paths,
-        hostname=flags["host"] or socket.gethostname(),
+        hostname=flags["host"] or what.host or socket.gethostname(),
         username=username(),
         program=PROGRAM,
         excludes=what.excludes,
@@ -156,7 +161,7 @@ def _options(what: What, flags: dict[str, Any]) -> BackupOptions:
         dry_run=flags["dry_run"],
         skip_if_unchanged=flags["skip_if_unchanged"],
         readers=flags["read_concurrency"],
-        read_once=not what.can_be_scanned,
+        read_once=what.read_once,
     )
 
 

@@ -130,7 +130,7 @@ def test_attributes_that_a_server_leaves_out() -> None:
     names = answer(NAME, 1, 2, b"a", b"-r--------", *everything, b"b", b"", 0)
     with Batch(session(names)) as batch:
         assert batch.entries(batch.send(read_directory(b"h"))) == [
-            Entry(b"a", Attributes(size=10, mode=0o100400, mtime=7)),
+            Entry(b"a", Attributes(size=10, mode=0o100400, mtime=7, uid=1000, gid=1000)),
             Entry(b"b", Attributes(size=None, mode=None, mtime=None)),
         ]
 

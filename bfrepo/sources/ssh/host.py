@@ -1,0 +1,172 @@
+"""A host that files come from: one connection, made again when it breaks, and commands and SFTP over it.
+
+What broke may be asked for again: after a failure the caller says so by `failed`, which waits a little and gives up
+when nothing worked for a while.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from paramiko import Channel
+from paramiko.ssh_exception import SSHException
+
+from bfrepo.core.errors import SourceError
+from bfrepo.sources.ssh.place import RemoteHost
+from bfrepo.ssh.config import SshSettings
+from bfrepo.ssh.connect import SshConnection, connect
+from bfrepo.ssh.errors import SshError, SshRefused
+from bfrepo.ssh.sftp import SftpSession
+
+_PAUSES_S: Final = (0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+"""How long to wait after each failure in a row; after the last, no more."""
+
+_SILENCE_S: Final = 600.0
+"""How long a command may say nothing: `find` may be going through a large directory, `tar` through a hole."""
+
+_MOST_COMPLAINTS: Final = 1 << 20
+_PIECE: Final = 1 << 20
+
+
+class HostLink:
+    """A host and how to get there. Any thread may call anything."""
+
+    def __init__(self, host: RemoteHost, settings: SshSettings, *, sudo: bool = False) -> None:
+        """Connects to nothing yet. With `sudo` commands run as root there, without a question."""
+        self.host = host
+        self._settings = settings
+        self._before = ("sudo", "-n") if sudo else ()
+        self._lock = threading.Lock()
+        self._connection: SshConnection | None = None
+        self._failures = 0
+        self._was_in = False
+
+    def line(self, *words: str | bytes) -> bytes:
+        """A command as a line for the shell, by whoever it has to be run."""
+        return quoted([*self._before, *words])
+
+    def run(self, command: bytes) -> RemoteCommand:
+        """Start a command. Raises SshRefused, SshError."""
+        channel = self._connected().run(command)
+        return RemoteCommand(channel, self.host.shown)
+
+    def open_sftp(self) -> SftpSession:
+        """A new session. Raises SshRefused, SshError."""
+        return SftpSession(self._connected().open_subsystem("sftp"), self.host.shown)
+
+    def failed(self, error: Exception) -> None:
+        """Wait a little after a failure, and have the next call make a new connection, if this one broke.
+
+        Raises SourceError when it is no use: because somebody has to change something first, or after a while.
+        """
+        with self._lock:
+            if self._connection is not None and not self._connection.alive:
+                self._connection.close()
+                self._connection = None
+            number, self._failures = self._failures, self._failures + 1
+        hint = error.hint if isinstance(error, SshError) else None
+        # A host that let us in and then hangs up while we log in again has refused nothing: it is being cut off.
+        final = isinstance(error, SshRefused) and not self._was_in
+        if final or number >= len(_PAUSES_S):
+            raise SourceError(f"cannot back up {self.host.shown}: {error}", hint=hint) from error
+        time.sleep(_PAUSES_S[number])
+
+    def worked(self) -> None:
+        """Something came. The next failure is the first again."""
+        self._failures = 0
+
+    def close(self) -> None:
+        """End the connection. May be called again; what is asked for afterwards makes a new one."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connected(self) -> SshConnection:
+        with self._lock:
+            if self._connection is not None and not self._connection.alive:
+                self._connection.close()
+                self._connection = None
+            if self._connection is None:
+                host = self.host
+                self._connection = connect(host.name, user=host.user, port=host.port, settings=self._settings)
+                self._was_in = True
+            return self._connection
+
+
+class RemoteCommand:
+    """A command that runs on the host. Used by one thread."""
+
+    def __init__(self, channel: Channel, host: str) -> None:
+        self._channel = channel
+        self._host = host
+        self._complaints = bytearray()
+        self._rest = memoryview(b"")
+        channel.settimeout(_SILENCE_S)
+
+    def feed(self, data: bytes) -> None:
+        """Give it this to read, and then the end. Raises SshError."""
+        try:
+            self._channel.sendall(data)
+            self._channel.shutdown_write()
+        except (SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from error
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the beginning of `buffer` with what it writes; 0 at the end. Raises SshError."""
+        if not self._rest:
+            self._rest = memoryview(self.read())
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def read(self) -> bytes:
+        """Some of what it writes; empty at the end, which may have come too early. Raises SshError."""
+        try:
+            data = self._channel.recv(_PIECE)
+        except (SSHException, EOFError, OSError) as error:
+            self.close()
+            raise self._lost(error) from error
+        self._listen()
+        return data
+
+    def complaints(self) -> bytes:
+        """What it wrote to its standard error so far, as much as is kept."""
+        self._listen()
+        return bytes(self._complaints)
+
+    def status(self) -> int:
+        """With what it ended; negative when a signal or the end of the connection came first. Waits for it."""
+        return self._channel.recv_exit_status() if self._channel.status_event.wait(_SILENCE_S) else -1
+
+    def close(self) -> None:
+        """Do without the rest. May be called again."""
+        with suppress(SSHException, EOFError, OSError):
+            self._channel.close()
+
+    def _listen(self) -> None:
+        with suppress(SSHException, EOFError, OSError):
+            while self._channel.recv_stderr_ready():
+                self._complaints += self._channel.recv_stderr(_PIECE)
+        del self._complaints[:-_MOST_COMPLAINTS]
+
+    def _lost(self, error: Exception) -> SshError:
+        if isinstance(error, TimeoutError):
+            return SshError(f"{self._host} has said nothing for {_SILENCE_S:.0f} seconds")
+        return SshError(f"the connection to {self._host} was lost: {error or type(error).__name__}")
+
+
+def quoted(words: Sequence[str | bytes]) -> bytes:
+    """Words as a line for a shell."""
+    return b" ".join(
+        shlex.quote(word if isinstance(word, str) else word.decode("utf-8", "surrogateescape")).encode(
+            "utf-8", "surrogateescape"
+        )
+        for word in words
+    )
