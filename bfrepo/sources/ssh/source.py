@@ -131,7 +131,7 @@ class _Tree:
         return node
 
     def close(self) -> None:
-        for feed in (self.tar, self.sftp):
+        for feed in (self.tar, self.sftp, self._attributes):
             if feed is not None:
                 feed.close()
         self.link.close()
