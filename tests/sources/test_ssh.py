@@ -317,7 +317,7 @@ def liar(tmp_path: Path) -> Iterator[tuple[Sshd, Path]]:
 
 def line(kind: str, path: str, size: int = 0) -> bytes:
     """What `find` would say."""
-    return f"{kind} 644 0 0 {size} 1.0 1.0 1 1 1 root/root\0\0{path}\0".encode()
+    return f'["{kind}",644,0,0,{size},"1.0","1.0",1,1,1]\0\0{path}\0'.encode()
 
 
 def test_a_hostile_host_stays_below_the_path(liar: tuple[Sshd, Path], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from bfrepo.formats.tar_reader import TarMember
 from bfrepo.sources.base import StaleFile
 from bfrepo.sources.ssh.find import look_again
 from bfrepo.sources.ssh.host import HostLink
-from bfrepo.sources.ssh.listing import Listing, RemoteStat
+from bfrepo.sources.ssh.listing import Listing, RemoteStat, owner_name
 from bfrepo.sources.ssh.tarsession import SessionEnded, TarRound, TarSession
 from bfrepo.ssh.errors import SshError
 
@@ -236,11 +236,10 @@ def node_of(member: TarMember, stat: RemoteStat, listing: Listing) -> Node:
     """What tar and the listing say of a name. Tar has looked later; but what the listing says is the time of its last
     change is kept, so that whatever changed since is read again by the next backup.
     """
-    node = stat.node()
-    node.ctime_ns = listing.settled(stat.ctime_ns)
+    node = listing.node(stat)
     node.mode = member.header.mode & 0o7777
-    if (member.uid, member.gid) != (stat.uid, stat.gid):
-        node.uid, node.gid, node.user, node.group = member.uid, member.gid, "", ""
+    node.uid, node.gid = member.uid, member.gid
+    node.user, node.group = owner_name(member.user), owner_name(member.group)
     if member.mtime_ns not in (0, stat.mtime_ns // _SECOND * _SECOND):  # 0: also what its header has no room for
         node.mtime_ns = member.mtime_ns
     node.xattrs = member.xattrs

@@ -25,7 +25,8 @@ _RECORD: Final = 64 * KIB
 _TAR: Final = (
     "tar", "--create", "--file=-", f"--blocking-factor={_RECORD // BLOCK}", "--format=posix",
     "--pax-option=delete=?time", "--hard-dereference", "--sparse", "--xattrs", "--xattrs-include=*",
-    "--quoting-style=literal", "--absolute-names", "--no-recursion", "--null", "--verbatim-files-from", "--files-from=-",
+    "--quoting-style=literal", "--absolute-names", "--no-recursion", "--null", "--verbatim-files-from",
+    "--files-from=-",
 )  # fmt: skip
 """Times are left to the listing, which has them already: so most files need one header instead of three."""
 
