@@ -142,10 +142,14 @@ def _remote(
     host, paths = parse_remotes(arguments)
     rules, one_file_system = _rules(flags, environment), flags["one_file_system"]
 
+    source = SshSource(
+        host, paths, settings, rules=rules, one_file_system=one_file_system, sudo=sudo, on_error=ignore_errors
+    )
+    source.begin()  # while the repository is opened
+
     def open_source(on_error: OnError) -> SshSource:
-        return SshSource(
-            host, paths, settings, rules=rules, one_file_system=one_file_system, sudo=sudo, on_error=on_error
-        )
+        source.on_error = on_error
+        return source
 
     return What(open_source=open_source, paths=paths, host=host.name, excludes=(*flags["exclude"], *flags["iexclude"]))
 
