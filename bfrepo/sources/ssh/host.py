@@ -34,6 +34,7 @@ _SENDING_S: Final = 0.01
 
 _MOST_COMPLAINTS: Final = 1 << 20
 _PIECE: Final = 1 << 20
+_PACKET: Final = 32 << 10
 
 
 class HostLink:
@@ -120,6 +121,18 @@ class RemoteCommand:
             self._channel.shutdown_write()
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(error) from error
+
+    def write(self, data: bytes) -> None:
+        """Give it all of this to read, at its pace. Raises SshError."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._channel.send(bytes(view[:_PACKET])) :]
+                if self._channel.closed:
+                    raise EOFError
+        except (SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from error
+        self._listen()
 
     def send(self, data: bytes) -> None:
         """Give it this to read, and more later. What it does not take yet is sent while it is read from; so it never
