@@ -22,6 +22,7 @@ import msgspec
 from api.problems import Problem
 from api.runners.orders import END, Line, Order
 from api.runners.process import ENVIRONMENT
+from api.services.allowances import AllowedHost
 from api.services.jobspecs import JobSpec, Kind, RestoreSpec, Source, exclude_rules
 from api.services.locations import open_to
 from bfrepo.checker.sampling import parse_sample
@@ -40,7 +41,9 @@ from bfrepo.operations.restore import restore
 from bfrepo.operations.routine import BackupStep, ForgetStep, Routine, StepResult, Watch, run_routine
 from bfrepo.repository.repository import Repository
 from bfrepo.restorer.plan import RestoreOptions
+from bfrepo.sources.base import StreamedSource
 from bfrepo.sources.filesystem import FileSystemSource
+from bfrepo.sources.ssh.place import RemoteHost
 
 _GRACE_S: Final = 15.0
 """How long the end may take when the runner is gone, until this process just stops."""
@@ -233,20 +236,33 @@ def _routine(order: Order, job: JobSpec) -> Routine:
     forget = None
     if job.retention is not None:
         options = ForgetOptions(rules=job.retention.rules())
-        forget = ForgetStep(options=options, concerns=_concerns(job))
+        forget = ForgetStep(options=options, concerns=_concerns(job, order.host))
     return Routine(
         name=order.name,
         hooks=hooks,
-        backup=_backup_step(job, job.source) if job.source is not None else None,
+        backup=_backup_step(job, job.source, order.host) if job.source is not None else None,
         forget=forget,
         prune=PruneOptions() if job.kind is Kind.PRUNE else None,
         check=_check_options(job) if job.kind is Kind.CHECK else None,
     )
 
 
-def _backup_step(job: JobSpec, source: Source) -> BackupStep:
-    rules, owners = exclude_rules(source), Owners()
+def _backup_step(job: JobSpec, source: Source, host: AllowedHost | None) -> BackupStep:
     paths = [os.fsencode(path) for path in source.paths]
+    options = BackupOptions(
+        paths=tuple(sorted(set(paths))),
+        hostname=_host(job, host),
+        username=_username(),
+        program=PROGRAM,
+        excludes=source.excludes,
+        tags=job.tags,
+    )
+    open_source = _files(source, paths) if host is None else _files_of(host, source, paths)
+    return BackupStep(options=options, open_source=open_source)
+
+
+def _files(source: Source, paths: list[bytes]) -> Callable[[Reporter], FileSystemSource]:
+    rules, owners = exclude_rules(source), Owners()
 
     def open_source(reporter: Reporter) -> FileSystemSource:
         return FileSystemSource(
@@ -258,31 +274,43 @@ def _backup_step(job: JobSpec, source: Source) -> BackupStep:
             on_error=lambda path, error: reporter.problem(path, error.strerror or str(error)),
         )
 
-    options = BackupOptions(
-        paths=tuple(sorted(set(paths))),
-        hostname=_host(job),
-        username=_username(),
-        program=PROGRAM,
-        excludes=source.excludes,
-        tags=job.tags,
-    )
-    return BackupStep(options=options, open_source=open_source)
+    return open_source
 
 
-def _concerns(job: JobSpec) -> Callable[[Snapshot], bool]:
+def _files_of(host: AllowedHost, source: Source, paths: list[bytes]) -> Callable[[Reporter], StreamedSource]:
+    from bfrepo.sources.ssh.source import SshSource  # noqa: PLC0415 - only who backs up other hosts needs paramiko
+    from bfrepo.ssh.config import SshSettings  # noqa: PLC0415
+
+    settings = SshSettings(identity_file=host.identity_file, known_hosts=host.known_hosts, config_file=host.config_file)
+
+    def open_source(reporter: Reporter) -> SshSource:
+        return SshSource(
+            RemoteHost(host.address, host.user, host.port),
+            sorted(set(paths)),
+            settings,
+            rules=exclude_rules(source),
+            one_file_system=source.one_file_system,
+            sudo=host.sudo,
+            on_error=lambda path, error: reporter.problem(path, error.strerror or str(error)),
+        )
+
+    return open_source
+
+
+def _concerns(job: JobSpec, host: AllowedHost | None) -> Callable[[Snapshot], bool]:
     """A backup's retention is about the snapshots that the job makes; a job that forgets is about all of them."""
     if job.source is None:
         return lambda snapshot: True
-    host, paths, tags = _host(job), {os.fsencode(path) for path in job.source.paths}, set(job.tags)
-    return lambda snapshot: snapshot.hostname == host and set(snapshot.paths) == paths and tags <= set(snapshot.tags)
+    name, paths, tags = _host(job, host), {os.fsencode(path) for path in job.source.paths}, set(job.tags)
+    return lambda snapshot: snapshot.hostname == name and set(snapshot.paths) == paths and tags <= set(snapshot.tags)
 
 
 def _check_options(job: JobSpec) -> CheckOptions:
     return CheckOptions(read=parse_sample(job.read_data) if job.read_data else None)
 
 
-def _host(job: JobSpec) -> str:
-    return job.host or socket.gethostname()
+def _host(job: JobSpec, host: AllowedHost | None) -> str:
+    return job.host or (host.address if host is not None else socket.gethostname())
 
 
 def _username() -> str:

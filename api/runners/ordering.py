@@ -14,7 +14,15 @@ from api.db.schema import stores, tenants
 from api.db.tenancy import Tenancy
 from api.problems import Problem
 from api.runners.orders import Hooks, Order, Place
-from api.services.allowances import Allowance, hook_command, load_allowance, readable_paths, restore_target
+from api.services.allowances import (
+    Allowance,
+    AllowedHost,
+    hook_command,
+    load_allowance,
+    readable_paths,
+    remote_paths,
+    restore_target,
+)
 from api.services.jobspecs import HookNames, JobSpec, Kind
 from api.services.locations import STORE, Opening
 from api.services.runqueue import Claim
@@ -44,7 +52,7 @@ class Orders:
         if spec.job is not None:
             if spec.job.kind is Kind.BACKUP and order.opening.location.startswith(STORE):
                 self._check_quota(claim.tenant_id)
-            order.job, order.hooks = _allowed(allowance, spec.job), _commands(allowance, spec.job.hooks)
+            (order.job, order.host), order.hooks = _allowed(allowance, spec.job), _commands(allowance, spec.job.hooks)
         if spec.restore is not None:
             order.restore = replace(spec.restore, target=restore_target(allowance, spec.restore.target))
         return order
@@ -63,11 +71,16 @@ class Orders:
                 )
 
 
-def _allowed(allowance: Allowance, job: JobSpec) -> JobSpec:
-    """The job with paths as they really are, all of them allowed."""
-    if job.source is None:
-        return job
-    return replace(job, source=replace(job.source, paths=readable_paths(allowance, job.source.paths)))
+def _allowed(allowance: Allowance, job: JobSpec) -> tuple[JobSpec, AllowedHost | None]:
+    """The job with paths as they really are, all of them allowed, and the host that they are on."""
+    source, host = job.source, None
+    if source is None:
+        return job, None
+    if source.remote is None:
+        paths = readable_paths(allowance, source.paths)
+    else:
+        host, paths = remote_paths(allowance, source.remote, source.paths)
+    return replace(job, source=replace(source, paths=paths)), host
 
 
 def _commands(allowance: Allowance, names: HookNames) -> Hooks:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from api.config import ServerConfig
+from api.services.allowances import AllowedHost
 from api.services.jobspecs import JobSpec, RestoreSpec
 from api.services.locations import Opening
 
@@ -40,13 +41,17 @@ class Place(msgspec.Struct, kw_only=True):
 
 
 class Order(msgspec.Struct, kw_only=True):
-    """What to do: a job, or a restore. Its paths have been looked at: they may be read or written."""
+    """What to do: a job, or a restore. Its paths have been looked at: they may be read or written.
+
+    `host` is where the paths of the job are, None for this machine.
+    """
 
     name: str
     place: Place
     opening: Opening
     job: JobSpec | None = None
     restore: RestoreSpec | None = None
+    host: AllowedHost | None = None
     hooks: Hooks = msgspec.field(default_factory=Hooks)
 
 

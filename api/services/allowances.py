@@ -11,6 +11,13 @@ needed, by whoever runs a job, so each machine decides for itself:
     [tenants.alpha.hooks]                     # commands by the names that its jobs use
     stop-shop = ["/usr/local/bin/shop", "stop"]
 
+    [tenants.alpha.hosts.shop]                # another host, by the name that its jobs use
+    address = "shop.example.org"
+    user = "backup"
+    identity_file = "/etc/backupforge/alpha-shop"
+    known_hosts = "/etc/backupforge/known_hosts"
+    read = ["/srv"]                           # directories there that its backups may be of
+
 Why it is so: docs/decisions/0022-what-jobs-may-read-and-run.md.
 """
 
@@ -19,14 +26,32 @@ from __future__ import annotations
 import os
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from api.problems import Problem
 from bfrepo.core.errors import BackupForgeError, InvalidValue
+from bfrepo.sources.paths import absolute_path
 
 FILE_NAME: Final = "allowed.toml"
+
+
+class AllowedHost(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Another host that one tenant's jobs may back up by SSH: who we are there, with which key, and which directories.
+
+    Nothing of the configuration of whoever runs the server counts but `config_file`, where one is named.
+    """
+
+    address: str
+    user: str
+    identity_file: str
+    known_hosts: str
+    read: tuple[str, ...]
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 22
+    config_file: str = os.devnull
+    sudo: bool = False
 
 
 class Allowance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -36,6 +61,7 @@ class Allowance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen
     restore: tuple[str, ...] = ()
     connect: tuple[str, ...] = ()
     hooks: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    hosts: dict[str, AllowedHost] = msgspec.field(default_factory=dict)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,6 +82,28 @@ def load_allowance(data: Path, tenant: str) -> Allowance:
 def readable_paths(allowance: Allowance, paths: tuple[str, ...]) -> tuple[str, ...]:
     """The paths to back up, with no symlink in them any more. Raises Problem for one outside what may be read."""
     return tuple(_inside(path, allowance.read, "read") for path in paths)
+
+
+def remote_paths(allowance: Allowance, name: str, paths: tuple[str, ...]) -> tuple[AllowedHost, tuple[str, ...]]:
+    """A host by its name, and paths there without "..". Raises Problem, InvalidValue.
+
+    Where symlinks there lead cannot be seen from here: what the user of the key may read is what counts on the host.
+    """
+    host = allowance.hosts.get(name)
+    if host is None:
+        raise _not_allowed(f"there is no host {name!r} for this tenant", "hosts")
+    return host, tuple(_inside_there(path, host.read, name) for path in paths)
+
+
+def _inside_there(path: str, roots: tuple[str, ...], name: str) -> str:
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidValue(f"{path!r} is no absolute path")
+    tidy = absolute_path(os.fsencode(path), b"/")
+    for root in roots:
+        top = absolute_path(os.fsencode(root), b"/")
+        if root.startswith("/") and (tidy == top or tidy.startswith(top.rstrip(b"/") + b"/")):
+            return os.fsdecode(tidy)
+    raise _not_allowed(f"jobs of this tenant may not read {path} of {name}", "directories")
 
 
 def restore_target(allowance: Allowance, target: str) -> str:

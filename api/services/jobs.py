@@ -24,7 +24,7 @@ from api.fields import Title, utc, utc_or_none
 from api.identity import Access, Caller
 from api.paging import Paged, cut_page, page_of
 from api.problems import Problem, not_found
-from api.services.allowances import hook_command, load_allowance, readable_paths
+from api.services.allowances import hook_command, load_allowance, readable_paths, remote_paths
 from api.services.audit import Origin, record
 from api.services.jobspecs import HookNames, JobSpec, Retention, Retries, Short, Source, check_spec
 from api.services.notices import Target, check_target, seal_targets, shown_target, unseal_targets
@@ -200,7 +200,9 @@ class Jobs:
         with self._database.read() as connection:
             tenant = connection.execute(select(tenants.c.name).where(tenants.c.id == caller.tenant_id)).scalar_one()
         allowance = load_allowance(self._config.data, tenant)
-        if spec.source is not None:
+        if spec.source is not None and spec.source.remote is not None:
+            remote_paths(allowance, spec.source.remote, spec.source.paths)
+        elif spec.source is not None:
             readable_paths(allowance, spec.source.paths)
         for name in spec.hooks.all():
             hook_command(allowance, name)

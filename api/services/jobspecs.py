@@ -36,8 +36,12 @@ class Kind(enum.StrEnum):
 
 
 class Source(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Files and directories on the machine that runs the job, as far as its operator allows the tenant to read them."""
+    """Files and directories on the machine that runs the job, as far as its operator allows the tenant to read them.
 
+    With `remote` they are on another host: that to which the operator has given this name.
+    """
+
+    remote: Slug | None = None
     paths: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=200)]
     excludes: Annotated[tuple[Text, ...], Meta(max_length=500)] = ()
     one_file_system: bool = False
@@ -152,6 +156,8 @@ def check_spec(spec: JobSpec) -> None:
             raise InvalidValue("only a check reads data")
         parse_sample(spec.read_data)
     if spec.source is not None:
+        if spec.source.remote is not None and spec.source.exclude_caches:
+            raise InvalidValue("files of another host are not read before they are listed: it cannot exclude caches")
         exclude_rules(spec.source)
 
 
@@ -168,7 +174,8 @@ def writer_key(tenant_id: str, spec: RunSpec) -> str | None:
     if job is None or job.kind is Kind.CHECK:
         return None
     if job.source is not None:
-        return _key(tenant_id, "backup", *sorted(map(normpath, job.source.paths)))
+        whose = () if job.source.remote is None else ("of", job.source.remote)
+        return _key(tenant_id, "backup", *whose, *sorted(map(normpath, job.source.paths)))
     return _key(tenant_id, job.kind.value, spec.repository)
 
 

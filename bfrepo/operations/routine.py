@@ -27,7 +27,7 @@ from bfrepo.operations.hooks import HookKind, Hooks
 from bfrepo.operations.prune import PruneOptions, PruneResult, plan_prune, prune
 from bfrepo.repository.prune import PrunePlan
 from bfrepo.repository.repository import Repository
-from bfrepo.sources.base import Source
+from bfrepo.sources.base import Source, StreamedSource
 
 StepName: TypeAlias = Literal["before", "backup", "forget", "prune", "check", "after", "failure"]
 Status: TypeAlias = Literal["done", "incomplete", "failed", "interrupted", "skipped"]
@@ -48,7 +48,7 @@ class BackupStep:
     """What to back up; `open_source` is told where to report what cannot be read."""
 
     options: BackupOptions
-    open_source: Callable[[Reporter], Source]
+    open_source: Callable[[Reporter], Source | StreamedSource]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
