@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from api.services.store_files import StoreFolder
+from api.services.store_files import JOB_PREFIX, StoreFolder
 from bfrepo.core.errors import RepositoryExists, RepositoryNotFound, StorageDenied
 from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.local import LocalBackend
@@ -44,6 +44,11 @@ class StoreBackend(LocalBackend):
         if kind is ObjectKind.CONFIG and not self._folder.is_dir():
             raise RepositoryNotFound(f"there is no {self.location}", hint='to make it, send "create": true')
         return super().load(kind, name)
+
+    def new_temporary(self) -> Path:
+        """See `LocalBackend.new_temporary`. Its name tells those who count the store that a job writes to it."""
+        path = super().new_temporary()
+        return path.with_name(JOB_PREFIX + path.name)
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         """See `Backend.delete`."""
