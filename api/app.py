@@ -65,7 +65,7 @@ _DATA_THREADS: Final = 8
 _SCRUB_S: Final = 3600.0
 _READING_THREADS: Final = 12
 _READING_OF_A_TENANT: Final = 4
-_LOOK_S: Final = 60.0
+_LOOK_S: Final = 10.0
 
 
 def all_routes() -> tuple[Route, ...]:
