@@ -337,7 +337,7 @@ def test_content_lost_three_times(backend: Striking, monkeypatch: pytest.MonkeyP
     """After three passes over the source the backup gives up and says what is lost."""
     passes = []
 
-    def lost(*args: object) -> bytes:
+    def lost(*args: object, **named: object) -> bytes:
         passes.append(args)
         raise ContentLost("blob 01020304 was deleted")
 

@@ -58,12 +58,12 @@ def test_a_second_password_is_tried(far: DistantBackend) -> None:
 
 @pytest.mark.parametrize("encryption", ["aes-256-gcm", "none"])
 def test_only_what_is_needed_is_asked_for(encryption: Literal["aes-256-gcm", "none"]) -> None:
-    """Where nothing is encrypted no key slots are asked for."""
+    """Where nothing is encrypted no key slot is read; that there is none a listing tells, made beside the config."""
     memory = MemoryBackend()
     make_repository(memory, encryption=encryption)
     far = DistantBackend(memory)
     open_repository(EarlyBackend(far, None), FakeClock(), lambda: PASSWORD)
-    assert far.total == (1 if encryption == "none" else 3)
+    assert far.total == (2 if encryption == "none" else 3)
 
 
 def fail_config(backend: FaultyBackend) -> None:
