@@ -288,7 +288,7 @@ class SftpBackend:
     def _pack_directories(self) -> Sequence[str]:
         """Those that are there. A link counts, wherever it leads: where that is nowhere, the listing must fail."""
         with self._listing(ObjectKind.PACK) as line:
-            [entries] = read_directories(line.session, [self.path(ObjectKind.PACK.value)])
+            [entries] = read_directories(line.session, [self.path(ObjectKind.PACK.value)], line.to_close)
         names = [entry.name for entry in entries if not is_file(entry.attributes)]
         return [f"{ObjectKind.PACK.value}/{name.decode()}" for name in names if _PACK_DIRECTORY.fullmatch(name)]
 
@@ -296,7 +296,7 @@ class SftpBackend:
         """What is in directories below the root, each name with what it leads to."""
         paths = [self.path(directory) for directory in directories]
         with self._listing(kind) as line:
-            found = read_directories(line.session, paths)
+            found = read_directories(line.session, paths, line.to_close)
             return [follow(line.session, path, each) for path, each in zip(paths, found, strict=True)]
 
     @contextmanager
