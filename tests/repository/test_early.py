@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from bfrepo.core.errors import RepositoryNotFound, StorageDenied, StorageError, WrongPassword
+from bfrepo.operations.init import InitOptions, init
 from bfrepo.repository.early import EarlyBackend
 from bfrepo.repository.repository import open_repository
 from bfrepo.storage.base import CONFIG_NAME, ObjectKind
@@ -34,6 +35,22 @@ def test_opening_takes_no_more_calls(far: DistantBackend, tmp_path: Path) -> Non
         open_repository(early, FakeClock(), lambda: PASSWORD, cache_dir=tmp_path)
         assert far.total == 2 + listed
         assert far.requests["list keys"] == listed
+
+
+def test_config_and_slot_come_at_once(tmp_path: Path) -> None:
+    """Neither waits for the other; who made the repository here knows the slot; a wrong guess only costs calls."""
+    memory = MemoryBackend()
+    far = DistantBackend(memory, latency_s=0.02)
+    init(far, InitOptions(), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path)
+    far.forget()
+    early = EarlyBackend(far, tmp_path)
+    open_repository(early, FakeClock(), lambda: PASSWORD, cache_dir=tmp_path)
+    assert (far.total, far.requests["list keys"], far.most_at_once) == (2, 0, 2)
+    for name in [*names(memory, ObjectKind.KEY), CONFIG_NAME]:
+        memory.delete(ObjectKind.CONFIG if name == CONFIG_NAME else ObjectKind.KEY, name)
+    other = init(far, InitOptions(), FakeClock(), lambda: b"other")
+    opened = open_repository(EarlyBackend(far, tmp_path), FakeClock(), lambda: b"other", cache_dir=tmp_path)
+    assert opened.id == other.repository_id
 
 
 def test_what_was_read_is_given_out_once(far: DistantBackend) -> None:
