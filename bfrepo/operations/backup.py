@@ -224,7 +224,9 @@ class _Session:
             parent = ParentTree(repository.loader, self.saver, policy)
         files = FileSaver(self.saver, repository.config.make_chunker(), self._cancelled)
         if isinstance(source, MemberSource):
-            members = MemberArchiver(self.saver, files, self._reporter, self._cancelled)
+            members = MemberArchiver(
+                self.saver, files, self._reporter, self._cancelled, image_chunk=repository.config.image_chunk
+            )
             return members.save(source), members.stats
         archiver = Archiver(self.saver, files, parent, self._reporter, self._cancelled, readers=options.readers)
         tree = archiver.save(source, self._parent.tree if self._parent is not None else b"")

@@ -31,6 +31,8 @@ _SILENCE_S: Final = 600.0
 
 _MOST_COMPLAINTS: Final = 1 << 20
 _PIECE: Final = 1 << 20
+_SENT: Final = 1 << 18
+"""What is handed to paramiko at once, which copies what it has not sent yet with each packet."""
 
 
 class HostLink:
@@ -114,6 +116,18 @@ class RemoteCommand:
         try:
             self._channel.sendall(data)
             self._channel.shutdown_write()
+        except (SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from error
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Give it more to read. What it writes meanwhile to its standard output is not kept. Raises SshError."""
+        try:
+            while self._channel.recv_ready():
+                self._channel.recv(_PIECE)
+            self._listen()
+            view = memoryview(data)
+            for start in range(0, len(view), _SENT):
+                self._channel.sendall(bytes(view[start : start + _SENT]))
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(error) from error
 
