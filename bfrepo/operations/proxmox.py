@@ -57,7 +57,7 @@ def back_up_guest(
     under_way: list[NodeCommand] = []
 
     def open_source() -> MemberSource:
-        command = NodeCommand(access.link(guest.node), words)
+        command = NodeCommand(access.link(guest.node), words, cancelled)
         under_way.append(command)
         command.end_input()
         dump = Dump(command, guest)

@@ -107,7 +107,7 @@ def restore_guest(
     else:
         config = parse_config(_config(repository, guest, CONFIGS[0]).decode(errors="replace"))
         words = container_words(options.guest_id, restore_options(config, options.storage, force=options.overwrite))
-    command = NodeCommand(access.link(options.node), words)
+    command = NodeCommand(access.link(options.node), words, cancelled)
     try:
         _send(repository, guest, command, reporter, cancelled)
         command.end_input()

@@ -295,6 +295,8 @@ def pct_restore(arguments: list[str]) -> None:
     config = (root / "etc/vzdump/pct.conf").read_text()
     firewall = (root / "etc/vzdump/pct.fw").read_text() if (root / "etc/vzdump/pct.fw").exists() else ""
     shutil.rmtree(root / "etc/vzdump")
+    if not list((root / "etc").iterdir()):
+        (root / "etc").rmdir()
     shutil.rmtree(STATE / "roots" / str(vmid), ignore_errors=True)
     root.rename(STATE / "roots" / str(vmid))
     name = next((line.partition(":")[2].strip() for line in config.splitlines() if line.startswith("hostname:")), "")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from bfrepo.core.errors import InvalidValue, SourceError
+from bfrepo.core.errors import Interrupted, InvalidValue, SourceError
 from bfrepo.sources.proxmox.inventory import is_node_name
 from bfrepo.sources.proxmox.script import NAME, SCRIPT, WORK
 from bfrepo.sources.ssh.host import HostLink, RemoteCommand
@@ -35,18 +36,23 @@ class NodeAccess:
         host, path = parse_remote(f"ssh://{self.way.replace(_NODE, node)}")
         if path:
             raise InvalidValue(f"{self.way!r} is no host", hint="write root@{node}, or root@pve.example.com:22")
-        return HostLink(replace(host), self.ssh, sudo=self.sudo)
+        return HostLink(host, self.ssh, sudo=self.sudo)
 
 
 class NodeCommand:
     """The script at work on a node. Used by one thread; raises SourceError when the connection breaks."""
 
-    def __init__(self, link: HostLink, words: list[str]) -> None:
-        """Starts it. Raises SourceError."""
+    def __init__(self, link: HostLink, words: list[str], cancelled: Callable[[], bool]) -> None:
+        """Starts it. While it is waited for and `cancelled` says so, reading raises Interrupted. Raises SourceError."""
+
+        def look_up() -> None:
+            if cancelled():
+                raise Interrupted("stopped while waiting for a node")
+
         self._link = link
         self.shown: Final = link.host.shown
         try:
-            self._command: RemoteCommand = link.run(link.line("sh", "-c", SCRIPT, NAME, *words))
+            self._command: RemoteCommand = link.run(link.line("sh", "-c", SCRIPT, NAME, *words), look_up)
         except SshError as error:
             link.close()
             raise SourceError(f"cannot run anything on {self.shown}: {error}", hint=error.hint) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -29,6 +29,7 @@ _PAUSES_S: Final = (0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _SILENCE_S: Final = 600.0
 """How long a command may say nothing: `find` may be going through a large directory, `tar` through a hole."""
 
+_LOOK_UP_S: Final = 0.5
 _MOST_COMPLAINTS: Final = 1 << 20
 _PIECE: Final = 1 << 20
 _SENT: Final = 1 << 18
@@ -52,10 +53,10 @@ class HostLink:
         """A command as a line for the shell, by whoever it has to be run."""
         return quoted([*self._before, *words])
 
-    def run(self, command: bytes) -> RemoteCommand:
-        """Start a command. Raises SshRefused, SshError."""
+    def run(self, command: bytes, while_waiting: Callable[[], None] | None = None) -> RemoteCommand:
+        """Start a command; `while_waiting` is called now and then while it says nothing. Raises SshRefused, SshError."""
         channel = self._connected().run(command)
-        return RemoteCommand(channel, self.host.shown)
+        return RemoteCommand(channel, self.host.shown, while_waiting)
 
     def open_sftp(self) -> SftpSession:
         """A new session. Raises SshRefused, SshError."""
@@ -104,9 +105,10 @@ class HostLink:
 class RemoteCommand:
     """A command that runs on the host. Used by one thread."""
 
-    def __init__(self, channel: Channel, host: str) -> None:
+    def __init__(self, channel: Channel, host: str, while_waiting: Callable[[], None] | None = None) -> None:
         self._channel = channel
         self._host = host
+        self._while_waiting = while_waiting
         self._complaints = bytearray()
         self._rest = memoryview(b"")
         channel.settimeout(_SILENCE_S)
@@ -143,12 +145,27 @@ class RemoteCommand:
     def read(self) -> bytes:
         """Some of what it writes; empty at the end, which may have come too early. Raises SshError."""
         try:
-            data = self._channel.recv(_PIECE)
+            data = self._receive()
         except (SSHException, EOFError, OSError) as error:
             self.close()
             raise self._lost(error) from error
         self._listen()
         return data
+
+    def _receive(self) -> bytes:
+        """What comes next, with whoever waits for it asked now and then."""
+        if self._while_waiting is None:
+            return self._channel.recv(_PIECE)
+        self._channel.settimeout(_LOOK_UP_S)
+        try:
+            for _ in range(int(_SILENCE_S / _LOOK_UP_S)):
+                with suppress(TimeoutError):
+                    return self._channel.recv(_PIECE)
+                self._listen()
+                self._while_waiting()
+        finally:
+            self._channel.settimeout(_SILENCE_S)
+        raise TimeoutError
 
     def complaints(self) -> bytes:
         """What it wrote to its standard error so far, as much as is kept."""
