@@ -9,15 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bfrepo.core.errors import Interrupted, SourceError
-from tests.support.command import Command, wait_until, without_encryption
+from tests.support.command import Command, wait_until
 from tests.support.guests import back_up
-from tests.support.proxmox import TOKEN, Cluster
+from tests.support.proxmox import Cluster
+from tests.support.proxmox_command import node_options, told_of
 from tests.support.repositories import make_repository
 
 PATIENCE_S = 30.0
@@ -48,26 +48,12 @@ def parent_of(pid: int) -> int:
 @pytest.fixture
 def command(cluster: Cluster, tmp_path: Path) -> Command:
     """The program, told of the cluster."""
-    found = without_encryption(tmp_path)
-    options = cluster.sshd.options
-    words = [f"sftp.{name}={value}" for name, value in (
-        ("identity-file", options.identity_file), ("known-hosts", options.known_hosts),
-        ("config-file", options.config_file))]  # fmt: skip
-    environment = {
-        **found.environment,
-        "BACKUPFORGE_PROXMOX_API": f"https://127.0.0.1:{cluster.port}",
-        "BACKUPFORGE_PROXMOX_TOKEN": TOKEN,
-        "BACKUPFORGE_PROXMOX_CA_FILE": str(cluster.ca_file),
-        "BACKUPFORGE_PROXMOX_SSH": f"127.0.0.1:{cluster.sshd.port}",
-        "OPTIONS": "\n".join(words),
-    }
-    return replace(found, environment=environment)
+    return told_of(cluster, tmp_path)
 
 
-def arguments(command: Command, cluster: Cluster, vmid: int) -> list[str | Path]:
+def arguments(cluster: Cluster, vmid: int) -> list[str | Path]:
     """The command line of a backup."""
-    options = [word for each in (command.environment["OPTIONS"] or "").split("\n") for word in ("-o", each)]
-    return ["proxmox", "backup", str(vmid), "--node-dir", cluster.work, *options]
+    return ["proxmox", "backup", str(vmid), *node_options(cluster)]
 
 
 @pytest.mark.slow
@@ -75,14 +61,14 @@ def arguments(command: Command, cluster: Cluster, vmid: int) -> list[str | Path]
 def test_client_killed(command: Command, cluster: Cluster, vmid: int, step: str) -> None:
     """The program is killed at any step: vzdump ends by itself, the guest is as before, the next backup goes well."""
     cluster.set_fault(step, "wait")
-    with command.start(*arguments(command, cluster, vmid)) as process:
+    with command.start(*arguments(cluster, vmid)) as process:
         wait_until(lambda: cluster.reached(step), process)
         process.send_signal(signal.SIGKILL)
         process.wait()
     cluster.clear_fault(step)
     wait(lambda: is_tidy(cluster, vmid))
     assert command.snapshots() == []
-    assert command(*arguments(command, cluster, vmid)).status == 0
+    assert command(*arguments(cluster, vmid)).status == 0
     assert len(command.snapshots()) == 1
 
 
@@ -138,7 +124,7 @@ def test_lock_of_others(cluster: Cluster) -> None:
     """A lock is not removed while another vzdump works on the node, whatever is left of ours: it may be its."""
     with cut_off_node(cluster, 100, "middle"), open(cluster.state / "vzdump.lock", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-            thread = threading.Thread(target=lambda: pytest.raises(SourceError, back_up, make_repository(), cluster, "100"))
+        thread = threading.Thread(target=_fail, args=(cluster,))
         thread.start()
         wait(lambda: len([line for line in cluster.said() if line.startswith("vzdump ")]) == 2)
         assert cluster.guest(100)["lock"] == "backup"
@@ -148,10 +134,15 @@ def test_lock_of_others(cluster: Cluster) -> None:
     assert is_tidy(cluster, 100)
 
 
+def _fail(cluster: Cluster) -> None:
+    with pytest.raises(SourceError):
+        back_up(make_repository(), cluster, "100")
+
+
 def test_two_at_once(command: Command, cluster: Cluster) -> None:
     """A second backup of a guest does not begin while one is under way, and touches nothing of it."""
     cluster.set_fault("middle", "wait")
-    with command.start(*arguments(command, cluster, 100)) as process:
+    with command.start(*arguments(cluster, 100)) as process:
         wait_until(lambda: cluster.reached("middle"), process)
         with pytest.raises(SourceError, match="another backup of guest 100 is under way"):
             back_up(make_repository(), cluster, "100")

@@ -193,7 +193,7 @@ def simulate(folder: Path) -> Iterator[Cluster]:
     with serve(folder / "ssh", variables) as sshd:
         server = _Server(("127.0.0.1", free_port()), _Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ca.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        ca.issue_cert("127.0.0.1").configure_cert(context)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         cluster = server.cluster = Cluster(folder, sshd, server.server_address[1], ca_file)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -126,7 +126,7 @@ class ProxmoxApi:
 
     def _refusal(self, where: str, error: ResourceException) -> BackupForgeError:
         details = "; ".join(f"{key}: {value}" for key, value in dict(error.errors or {}).items())
-        said = " ".join(f"{error.status_message} {details or error.content}".split())
+        said = " ".join(f"{error.content or error.status_message} {details}".split())
         text = f"{where}: {self._safe(said)} ({error.status_code})"
         if error.status_code in _UNREACHABLE:
             return _Unreachable(text)

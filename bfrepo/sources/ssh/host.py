@@ -54,7 +54,7 @@ class HostLink:
         return quoted([*self._before, *words])
 
     def run(self, command: bytes, while_waiting: Callable[[], None] | None = None) -> RemoteCommand:
-        """Start a command; `while_waiting` is called now and then while it says nothing. Raises SshRefused, SshError."""
+        """Start a command; `while_waiting` is called again and again in silence. Raises SshRefused, SshError."""
         channel = self._connected().run(command)
         return RemoteCommand(channel, self.host.shown, while_waiting)
 
