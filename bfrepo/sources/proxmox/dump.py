@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -11,7 +11,6 @@ from bfrepo.core.errors import SourceError
 from bfrepo.data.node import Node
 from bfrepo.sources.base import Member
 from bfrepo.sources.proxmox.inventory import Guest
-from bfrepo.sources.proxmox.node import NodeCommand
 
 ABOUT: Final = b"backup.json"
 """The file with what the configuration does not say."""
@@ -30,10 +29,26 @@ class About(msgspec.Struct, kw_only=True):
     pool: str = ""
 
 
+class Running(Protocol):
+    """A program that writes a backup; `shown` is where it runs. See NodeCommand."""
+
+    @property
+    def shown(self) -> str: ...
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the beginning of `buffer`; 0 at the end."""
+
+    def status(self) -> int:
+        """With what it ended, negative if it was cut off."""
+
+    def complaint(self) -> str:
+        """What it said was wrong, empty if nothing was."""
+
+
 class Dump:
     """What vzdump writes. Used by one thread."""
 
-    def __init__(self, command: NodeCommand, guest: Guest) -> None:
+    def __init__(self, command: Running, guest: Guest) -> None:
         self._command = command
         self._guest = guest
         self._begun = False
