@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from bfrepo.core.clock import Clock
@@ -44,6 +44,11 @@ class SaverStats:
     bytes_known: int = 0
     bytes_stored: int = 0
     packs: int = 0
+
+    def add(self, more: SaverStats) -> None:
+        """Count what another saver stored, too."""
+        for each in fields(SaverStats):
+            setattr(self, each.name, getattr(self, each.name) + getattr(more, each.name))
 
 
 class PackPool:
