@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -172,12 +173,12 @@ def measure_reading(archive: Path, size: int, rounds: int) -> None:
 def measure_backups(work: Path, disk: Path, archive: Path, size: int, rounds: int) -> None:
     for number in range(rounds):
         repository = make_repository(work / "repository")
-        first, made = timed(lambda: back_up(repository, archive))
+        first, made = timed(partial(back_up, repository, archive))
         data = made.stored.bytes_new
-        again, _ = timed(lambda: back_up(repository, archive))
+        again, _ = timed(partial(back_up, repository, archive))
         change_disk(disk, size, number)
         make_archive(disk, archive)
-        later, changed = timed(lambda: back_up(repository, archive))
+        later, changed = timed(partial(back_up, repository, archive))
         share = changed.stored.bytes_new / data
         print(f"backup    {size / first.wall / 1e6:8.0f} MB/s, {size / first.cpu / 1e6:.0f} MB/s a core")
         print(f"  again   {size / again.wall / 1e6:8.0f} MB/s, {size / again.cpu / 1e6:.0f} MB/s a core")

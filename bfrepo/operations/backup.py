@@ -70,6 +70,14 @@ class BackupResult:
     duration_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class SeveralBackups:
+    """What several backups did, one after the other, and how many others failed, which was reported."""
+
+    made: tuple[BackupResult, ...]
+    failed: int
+
+
 def backup(
     repository: Repository,
     open_source: Callable[[], Source | StreamedSource | MemberSource],

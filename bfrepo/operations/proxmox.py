@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
-from bfrepo.core.errors import InvalidValue
+from bfrepo.core.errors import BackupForgeError, Interrupted, InvalidValue
 from bfrepo.core.progress import Reporter
-from bfrepo.operations.backup import BackupOptions, BackupResult, backup
+from bfrepo.operations.backup import BackupOptions, BackupResult, SeveralBackups, backup
 from bfrepo.repository.repository import Repository
 from bfrepo.sources.base import MemberSource
 from bfrepo.sources.proxmox.container import ContainerSource
@@ -79,3 +79,30 @@ def back_up_guest(
     finally:
         for command in under_way:
             command.close()
+
+
+def back_up_guests(
+    repository: Repository,
+    guests: Sequence[Guest],
+    access: NodeAccess,
+    options: GuestBackupOptions,
+    reporter: Reporter,
+    cancelled: Callable[[], bool],
+) -> SeveralBackups:
+    """Make a snapshot of each guest. One that fails is reported, and the others are backed up.
+
+    Raises the error of the last where all have failed, and Interrupted.
+    """
+    made: list[BackupResult] = []
+    failed: list[BackupForgeError] = []
+    for guest in guests:
+        try:
+            made.append(back_up_guest(repository, guest, access, options, reporter, cancelled))
+        except Interrupted:
+            raise
+        except BackupForgeError as error:
+            failed.append(error)
+            reporter.problem(guest_path(guest), f"{guest.shown}: {error}")
+    if failed and not made:
+        raise failed[-1]
+    return SeveralBackups(tuple(made), len(failed))
