@@ -59,9 +59,7 @@ def make_tools(backupforge: list[str], restic: str, old: Path) -> list[Tool]:
 
     version = [*backupforge, "--version"]
     return [
-        Tool(
-            "backupforge", version, lambda scene: ours(scene, "import", f"restic:{old}"), lambda _: VARIABLES
-        ),
+        Tool("backupforge", version, lambda scene: ours(scene, "import", f"restic:{old}"), lambda _: VARIABLES),
         Tool(BACKUP, version, lambda scene: ours(scene, "backup", str(scene.sources[0])), lambda _: VARIABLES),
         Tool("restic", [restic, "version"], theirs, lambda _: VARIABLES),
     ]
