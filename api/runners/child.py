@@ -32,13 +32,13 @@ from bfrepo.core.progress import Change, Progress, Reporter
 from bfrepo.data.selection import SnapshotFilter
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.localfs.metadata import Owners
-from bfrepo.operations.backup import BackupOptions, BackupResult
+from bfrepo.operations.backup import BackupOptions, BackupResult, SeveralBackups
 from bfrepo.operations.check import CheckOptions, CheckResult
 from bfrepo.operations.forget import ForgetOptions, ForgetPlan
 from bfrepo.operations.hooks import Hooks
 from bfrepo.operations.prune import PruneOptions, PruneResult
 from bfrepo.operations.restore import restore
-from bfrepo.operations.routine import BackupStep, ForgetStep, Routine, StepResult, Watch, run_routine
+from bfrepo.operations.routine import BackupsStep, BackupStep, ForgetStep, Routine, StepResult, Watch, run_routine
 from bfrepo.repository.repository import Repository
 from bfrepo.restorer.plan import RestoreOptions
 from bfrepo.sources.filesystem import FileSystemSource
@@ -233,14 +233,21 @@ def _routine(order: Order, job: JobSpec) -> Routine:
         timeout_s=_HOOK_S,
         output=2,
     )
+    backup: BackupStep | BackupsStep | None = _backup_step(job, job.source) if job.source is not None else None
+    concerns = _concerns(job)
+    if job.proxmox is not None and order.cluster is not None:
+        from api.runners.guests import GuestBackups  # noqa: PLC0415 - packages that few need
+
+        guests = GuestBackups(job, job.proxmox, order.cluster, username=_username(), program=PROGRAM)
+        backup, concerns = BackupsStep(back_up=guests.back_up), guests.concerns
     forget = None
     if job.retention is not None:
         options = ForgetOptions(rules=job.retention.rules())
-        forget = ForgetStep(options=options, concerns=_concerns(job))
+        forget = ForgetStep(options=options, concerns=concerns)
     return Routine(
         name=order.name,
         hooks=hooks,
-        backup=_backup_step(job, job.source) if job.source is not None else None,
+        backup=backup,
         forget=forget,
         prune=PruneOptions() if job.kind is Kind.PRUNE else None,
         check=_check_options(job) if job.kind is Kind.CHECK else None,
@@ -301,6 +308,11 @@ def _account(step: StepResult) -> dict[str, Any]:
         case BackupResult() as made:
             snapshot = {"snapshot": made.snapshot_id.hex() if made.snapshot_id else None}
             return {**snapshot, **msgspec.to_builtins(made.snapshot.summary)}
+        case SeveralBackups() as several:
+            ids = [each.snapshot_id.hex() for each in several.made if each.snapshot_id]
+            counted = ("size", "data_added", "data_stored", "errors")
+            sums = {name: sum(getattr(each.snapshot.summary, name) for each in several.made) for name in counted}
+            return {"snapshots": ids, "guests": len(several.made), "guests_failed": several.failed, **sums}
         case ForgetPlan() as plan:
             return {"snapshots_kept": len(plan.kept), "snapshots_removed": len(plan.removed)}
         case PruneResult() as pruned:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from api.config import ServerConfig
+from api.services.allowances import Cluster
 from api.services.jobspecs import JobSpec, RestoreSpec
 from api.services.locations import Opening
 
@@ -48,6 +49,7 @@ class Order(msgspec.Struct, kw_only=True):
     opening: Opening
     job: JobSpec | None = None
     restore: RestoreSpec | None = None
+    cluster: Cluster | None = None
     hooks: Hooks = msgspec.field(default_factory=Hooks)
     metered: bool = False
     """Whether the process asks for room before it stores: see `room`."""
