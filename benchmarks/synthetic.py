@@ -79,7 +79,7 @@ class Maker:
         config, table, objects = repository.config, repository.index.table, repository.objects
         self._sealer = FrameSealer(Compressor(config.compression), verify=False)
         self._pool = PackPool(
-            table, repository.backend, objects, repository.keys.pack_key, repository.id, repository.clock, PACK_BYTES
+            table, repository.backend, objects, repository.keys.pack_key, repository.id, repository.clock, PACK_BYTES, 1
         )
         self.trees: Saver = repository.make_saver(SaverOptions(config.compression, config.pack_size, 2, verify=False))
         self._ids = self._new_files()
@@ -112,6 +112,7 @@ class Maker:
     def finish(self) -> None:
         """Make everything durable."""
         self._pool.finish()
+        self._pool.write_index()
         self.trees.flush()
         self.trees.close()
 
@@ -124,7 +125,7 @@ class Maker:
             plain = memoryview(blake3(self._frames.to_bytes(8, "little")).digest(length=BLOB_BYTES * FRAME_BLOBS))
             ids = [hash_blob(plain[at : at + BLOB_BYTES]) for at in range(0, len(plain), BLOB_BYTES)]
             pack = self._pool.take(BlobKind.DATA)
-            self._sealer.add(pack, plain, b"".join(ids), sizes)
+            self._sealer.add(pack, self._sealer.compress(plain), b"".join(ids), sizes)
             self._pool.put_back(BlobKind.DATA, pack)
             yield from ids
 

@@ -44,6 +44,7 @@ class Orders:
         if spec.job is not None:
             if spec.job.kind is Kind.BACKUP and order.opening.location.startswith(STORE):
                 self._check_quota(claim.tenant_id)
+                order.metered = True
             order.job, order.hooks = _allowed(allowance, spec.job), _commands(allowance, spec.job.hooks)
             if spec.job.proxmox is not None:
                 order.cluster = cluster_of(allowance, spec.job.proxmox.cluster)
