@@ -145,10 +145,15 @@ class StoreFolder:
         sync_directory(file.parent)
         return size
 
-    def used(self) -> int:
-        """How many bytes there are, with those that uploads under way will take. Sweeps leftovers. Raises OSError."""
+    def used(self) -> int | None:
+        """How many bytes there are, with those that uploads under way will take. Sweeps leftovers. Raises OSError.
+
+        None when an upload ended meanwhile: it would be counted twice, or not at all.
+        """
+        sizes = [_under_way(Path(entry)) for entry in os.scandir(self.root / _TEMPORARY)]
+        under_way = set(os.listdir(self.root / _TEMPORARY))
         total = sum(each.size for kind in KINDS for each in self.objects(kind)) + (self.size(ObjectPath(CONFIG)) or 0)
-        return total + sum(_under_way(Path(entry)) for entry in os.scandir(self.root / _TEMPORARY))
+        return sum(sizes) + total if under_way <= set(os.listdir(self.root / _TEMPORARY)) else None
 
     def hashes_to_name(self, path: ObjectPath, blocks: Iterable[bytes]) -> bool:
         """Whether the bytes are those that the name promises. A config has no hash for a name, and is always right."""

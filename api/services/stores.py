@@ -207,7 +207,7 @@ class Stores:
         except OSError as error:
             log.warning("cannot count what is in the store %s: %s", store.folder.root, error)
             return
-        if before is None or before == used:
+        if before is None or used is None or before == used:
             return
         change = Tenancy(store.tenant_id).update(stores).where(this, stores.c.bytes == before).values(bytes=used)
         with self._database.write() as connection:

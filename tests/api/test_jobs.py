@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -350,5 +351,24 @@ def test_what_jobs_remove_is_counted(stage: Stage, tmp_path: Path) -> None:
         assert run["state"] == "done", run["error"]
         stored = sum(path.stat().st_size for path in stage.config.stores.rglob("*") if path.is_file())
         assert _used(await client.ask("GET", place, who="alpha.viewer")) == stored > 1_000_000
+
+    stage.run(talk)
+
+
+def test_watchers_take_turns(stage: Stage, tmp_path: Path) -> None:
+    """A tenant watches so many runs at once and no more, as each watcher asks the database all the time."""
+    files = allow(stage, tmp_path / "alpha", '[tenants.alpha.hooks]\nwait = ["/bin/sleep", "300"]')
+
+    async def talk(client: Client) -> None:
+        repository = await make_repository(client)
+        body = backup_of(files, repository, hooks={"before": ["wait"]})
+        job = (await client.ask("POST", "/api/jobs", who="alpha.operator", json=body)).value["id"]
+        run = (await client.ask("POST", f"/api/jobs/{job}/run", who="alpha.operator")).value["id"]
+        headers = {"Authorization": f"Bearer {stage.tokens['alpha.viewer']}"}
+        async with AsyncExitStack() as stack:
+            watched = [client.raw.get(f"/api/runs/{run}/events", headers=headers) for _ in range(41)]
+            answers = [await stack.enter_async_context(each) for each in watched]
+            assert [answer.status for answer in answers] == [200] * 40 + [429]
+        assert (await client.ask("POST", f"/api/runs/{run}/cancel", who="alpha.operator")).status == 202
 
     stage.run(talk)
