@@ -301,7 +301,7 @@ def test_the_head_of_a_pack_is_asked_for_once(far: DistantBackend) -> None:
         begun.set()
         return travel(method, kind, call)
 
-    far.travel = slow  # type: ignore[method-assign, assignment]
+    far.travel = slow  # type: ignore[method-assign]
     begin = threading.Thread(target=loader.read_ahead, args=(first,))
     begin.start()
     assert begun.wait(30)
