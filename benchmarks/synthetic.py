@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 from array import array
@@ -26,21 +25,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from benchmarks.compare import (
-    PASSWORD,
-    BenchmarkError,
-    Measure,
-    Pipeline,
-    aligned,
-    existing_directory,
-    exit_status,
-    find_program,
-    in_units,
-    memory_at_hand,
-    note,
-    positive,
-    run,
-)
+from benchmarks.figures import aligned, in_units
+from benchmarks.options import existing_directory, exit_status, positive, start
+from benchmarks.places import memory_at_hand
+from benchmarks.running import PASSWORD, BenchmarkError, Measure, Pipeline, find_program, note, run
 from bfrepo.compression import Compressor
 from bfrepo.core.clock import SystemClock
 from bfrepo.core.ids import BlobKind
@@ -309,7 +297,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
-    return exit_status("synthetic.py", parser().parse_args(argv), do_as_told)
+    return exit_status(parser(), argv, do_as_told)
 
 
 def do_as_told(arguments: argparse.Namespace) -> None:
@@ -339,6 +327,4 @@ def compare_sizes(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the run like Ctrl-C: children killed, directories removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    start(main)

@@ -14,7 +14,7 @@ from api.db.schema import stores, tenants
 from api.db.tenancy import Tenancy
 from api.problems import Problem
 from api.runners.orders import Hooks, Order, Place
-from api.services.allowances import Allowance, hook_command, load_allowance, readable_paths, restore_target
+from api.services.allowances import Allowance, cluster_of, hook_command, load_allowance, readable_paths, restore_target
 from api.services.jobspecs import HookNames, JobSpec, Kind
 from api.services.locations import STORE, Opening
 from api.services.runqueue import Claim
@@ -44,7 +44,10 @@ class Orders:
         if spec.job is not None:
             if spec.job.kind is Kind.BACKUP and order.opening.location.startswith(STORE):
                 self._check_quota(claim.tenant_id)
+                order.metered = True
             order.job, order.hooks = _allowed(allowance, spec.job), _commands(allowance, spec.job.hooks)
+            if spec.job.proxmox is not None:
+                order.cluster = cluster_of(allowance, spec.job.proxmox.cluster)
         if spec.restore is not None:
             order.restore = replace(spec.restore, target=restore_target(allowance, spec.restore.target))
         return order

@@ -4,6 +4,7 @@
     data/<2 hex>/<64 hex>       packs
     keys index snapshots locks  /<64 hex> each
     tmp/<32 hex>                an upload under way, as large as it will be, and locked while somebody sends it
+    tmp/job-<32 hex>            the same of a job of the server, which locks nothing: swept by later jobs, after a week
 
 How an object comes to be
     1. written to tmp/, hashed on the way       a crash leaves a nameless file, which is swept away
@@ -42,6 +43,9 @@ KINDS: Final = (_DATA, "keys", LOCKS, "snapshots", "index")
 """The kinds of objects that the protocol knows beside the config."""
 
 _TEMPORARY: Final = "tmp"
+JOB_PREFIX: Final = "job-"
+"""How the names of temporary files begin that jobs write to, where the store lies."""
+
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 _MODE: Final = 0o700
@@ -247,6 +251,8 @@ def _objects_in(directory: Path) -> Iterator[Stored]:
 def _under_way(temporary: Path) -> int:
     """The size of an upload under way. What nobody sends any more is removed, and has none."""
     try:
+        if temporary.name.startswith(JOB_PREFIX):
+            return temporary.stat().st_size
         with open(temporary, "rb", buffering=0) as file:
             found = os.fstat(file.fileno())
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -75,8 +75,10 @@ _KINDS: Final = {
 class TarReader:
     """An archive that is being read. Used by one thread; raises MalformedTar, and what the stream raises."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: ByteStream, record: int = 0) -> None:
+        """With `record`, one archive follows another, each filled up to a multiple of this many bytes."""
         self._blocks = _Blocks(stream)
+        self._record = record
         self._left = 0
         """Bytes of the member's data that were not read yet, and of the rest of its last block."""
         self._padding = 0
@@ -87,11 +89,24 @@ class TarReader:
         """Bytes of the archive that were read."""
         return self._blocks.position
 
+    @property
+    def left(self) -> int:
+        """Bytes of the member's data that were not read yet."""
+        return self._left
+
     def members(self) -> Iterator[TarMember]:
-        """Each member, in order. What is not read of its data is passed over. Called once."""
+        """Each member, in order. What is not read of its data is passed over. Called once for each archive."""
+        self._global.clear()
         while (member := self._next()) is not None:
             yield member
-        self._blocks.drain()
+        if self._record:
+            self._blocks.skip(-self._blocks.position % self._record)
+        else:
+            self._blocks.drain()
+
+    def at_end(self) -> bool:
+        """Whether nothing follows, where another archive might."""
+        return self._blocks.at_end()
 
     def read_into(self, buffer: memoryview) -> int:
         """Fill `buffer` with what comes next of the member's data; less only at its end."""
@@ -315,6 +330,11 @@ class _Blocks:
             self._start += count
             self.position += count
             size -= count
+
+    def at_end(self) -> bool:
+        """Whether nothing follows."""
+        self._fill()
+        return self._start == self._end
 
     def drain(self) -> None:
         """Read to the end, so that whoever writes is not cut off."""

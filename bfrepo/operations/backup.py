@@ -70,6 +70,14 @@ class BackupResult:
     duration_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class SeveralBackups:
+    """What several backups did, one after the other, and how many others failed, which was reported."""
+
+    made: tuple[BackupResult, ...]
+    failed: int
+
+
 def backup(
     repository: Repository,
     open_source: Callable[[], Source | StreamedSource | MemberSource],
@@ -232,7 +240,9 @@ class _Session:
             parent = ParentTree(repository.loader, self.saver, policy)
         files = FileSaver(self.saver, repository.config.make_chunker(), self._cancelled)
         if isinstance(source, MemberSource):
-            members = MemberArchiver(self.saver, files, self._reporter, self._cancelled)
+            members = MemberArchiver(
+                self.saver, files, self._reporter, self._cancelled, image_chunk=repository.config.image_chunk
+            )
             return members.save(source), members.stats
         archiver = Archiver(self.saver, files, parent, self._reporter, self._cancelled, readers=options.readers)
         tree = archiver.save(source, self._parent.tree if self._parent is not None else b"")

@@ -15,7 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from bfrepo.core.clock import Clock
@@ -56,6 +56,11 @@ class SaverStats:
     bytes_known: int = 0
     bytes_stored: int = 0
     packs: int = 0
+
+    def add(self, more: SaverStats) -> None:
+        """Count what another saver stored, too."""
+        for each in fields(SaverStats):
+            setattr(self, each.name, getattr(self, each.name) + getattr(more, each.name))
 
 
 class PackPool:

@@ -28,7 +28,7 @@ from bfrepo.sources.ssh.crawl import list_by_sftp
 from bfrepo.sources.ssh.host import HostLink, RemoteCommand
 from bfrepo.sources.ssh.listing import Listing
 from bfrepo.sources.ssh.sftpfeed import SftpFeed
-from bfrepo.sources.ssh.tarfeed import TarRound
+from bfrepo.sources.ssh.tarsession import TarRound
 from bfrepo.ssh.errors import SshError
 from bfrepo.ssh.sftp import SftpSession
 from bfrepo.ssh.sftp_format import PIECE
@@ -84,9 +84,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
     asked: list[bytes] = []
     begin, read_small, session = TarRound.__init__, SftpFeed.read_small, SftpFeed.session
 
-    def beginning(self: TarRound, link: HostLink, paths: Any) -> None:
+    def beginning(self: TarRound, session: Any, paths: Any) -> None:
         asked.extend(paths)
-        begin(self, link, paths)
+        begin(self, session, paths)
 
     def reading(self: SftpFeed, files: Any, buffer: memoryview) -> Any:
         asked.extend(path for path, _ in files)
@@ -267,9 +267,9 @@ def test_what_is_missing_and_what_vanishes(shell: Sshd, source: Path, monkeypatc
     assert result.snapshot.summary.files == 21
     begin = TarRound.__init__
 
-    def vanishing(self: TarRound, link: HostLink, paths: Any) -> None:
+    def vanishing(self: TarRound, session: Any, paths: Any) -> None:
         (source / "small-05").unlink(missing_ok=True)
-        begin(self, link, paths)
+        begin(self, session, paths)
 
     monkeypatch.setattr(TarRound, "__init__", vanishing)
     assert back_up_host(make_repository(), shell, source).snapshot.summary.files == 20
@@ -317,7 +317,7 @@ def liar(tmp_path: Path) -> Iterator[tuple[Sshd, Path]]:
 
 def line(kind: str, path: str, size: int = 0) -> bytes:
     """What `find` would say."""
-    return f"{kind} 644 0 0 {size} 1.0 1.0 1 1 1 root/root\0\0{path}\0".encode()
+    return f'["{kind}",644,0,0,{size},"1.0","1.0",1,1,1]\0\0{path}\0'.encode()
 
 
 def test_a_hostile_host_stays_below_the_path(liar: tuple[Sshd, Path], tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from bfrepo.formats.tar_header import MalformedTar
 from bfrepo.formats.tar_reader import TarMember
 from bfrepo.sources.ssh.host import HostLink
 from bfrepo.sources.ssh.listing import Listing, RemoteStat
-from bfrepo.sources.ssh.tarfeed import TarRound, node_of
+from bfrepo.sources.ssh.tarfeed import node_of
+from bfrepo.sources.ssh.tarsession import SessionEnded, TarRound, TarSession
 from bfrepo.ssh.errors import SshError
 
 _FIRST: Final = 16
@@ -32,6 +33,7 @@ class TarredAttributes:
         self._order: Iterator[bytes] = listing.walk(b"/")
         self._held: dict[bytes, TarMember | OSError] = {}
         self._ahead = _FIRST
+        self._session: TarSession | None = None
 
     def node(self, path: bytes, stat: RemoteStat) -> Node:
         """The whole node. Raises OSError, SourceError."""
@@ -58,20 +60,28 @@ class TarredAttributes:
             try:
                 self._fetch(paths)
             except (SshError, MalformedTar) as error:
-                self._link.failed(error)
+                self.close()
+                if not isinstance(error, SessionEnded):
+                    self._link.failed(error)
         self._link.worked()
 
     def _fetch(self, paths: list[bytes]) -> None:
-        found = TarRound(self._link, paths)
-        try:
-            for path in paths:
-                try:
-                    self._held[path] = found.find(path)
-                    found.take(path)
-                except OSError as error:
-                    self._held[path] = error
-        finally:
-            found.close()
+        self._session = self._session or TarSession(self._link)
+        found = TarRound(self._session, paths)
+        for path in paths:
+            try:
+                self._held[path] = found.find(path)
+                found.take(path)
+            except OSError as error:
+                self._held[path] = error
+        if not found.finish():
+            self.close()
+
+    def close(self) -> None:
+        """Nothing more is wanted. Idempotent."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
 
 def _device(major: int, minor: int) -> int:

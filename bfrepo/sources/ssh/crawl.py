@@ -13,9 +13,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from bfrepo.data.node import NodeType, is_safe_name
+from bfrepo.data.node import is_safe_name
 from bfrepo.sources.ssh.find import waypoints
-from bfrepo.sources.ssh.listing import Listing, RemoteStat
+from bfrepo.sources.ssh.listing import TYPES, Listing, RemoteStat, owner_name
 from bfrepo.ssh.sftp import Batch, SftpSession
 from bfrepo.ssh.sftp_format import (
     NO_SUCH_FILE,
@@ -36,11 +36,11 @@ _AT_ONCE: Final = 64
 
 _READS: Final = 4
 _LINKS: Final = 256
-_SECOND: Final = 1_000_000_000
 _OWNERS: Final = "users-groups-by-id@openssh.com"
-_TYPES: Final[dict[int, NodeType]] = {
-    modes.S_IFREG: "file", modes.S_IFDIR: "dir", modes.S_IFLNK: "symlink", modes.S_IFIFO: "fifo",
-    modes.S_IFSOCK: "socket", modes.S_IFBLK: "blockdev", modes.S_IFCHR: "chardev",
+_SECOND: Final = 1_000_000_000
+_LETTERS: Final = {
+    modes.S_IFREG: "f", modes.S_IFDIR: "d", modes.S_IFLNK: "l", modes.S_IFIFO: "p",
+    modes.S_IFSOCK: "s", modes.S_IFBLK: "b", modes.S_IFCHR: "c",
 }  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def list_by_sftp(session: SftpSession, paths: Sequence[bytes]) -> Listing:
         for path, stats in _list_some(session, some, listing):
             prefix = path if path == b"/" else path + b"/"
             _read_links(session, [(prefix + stat.name, stat) for stat in stats if stat.type == "symlink"])
-            listing.inside.setdefault(path, []).extend(stats)
+            for stat in stats:
+                listing.add(path, stat)
             pending += [prefix + stat.name for stat in stats if stat.type == "dir"]
     _add_owners(session, listing)
     return listing
@@ -78,19 +79,23 @@ def as_os_error(status: SftpStatus) -> OSError:
 
 def stat_of(name: bytes, attributes: Attributes) -> RemoteStat | None:
     """A name and what SFTP says of it; None where it does not say what it is."""
-    kind = None if attributes.mode is None else _TYPES.get(modes.S_IFMT(attributes.mode))
-    if attributes.mode is None or kind is None:
+    letter = None if attributes.mode is None else _LETTERS.get(modes.S_IFMT(attributes.mode))
+    if attributes.mode is None or letter is None:
         return None
     seconds = attributes.mtime or 0
     return RemoteStat(
-        name=name,
-        type=kind,
+        letter=letter,
+        digits=0,
+        type=TYPES[letter],
         mode=modes.S_IMODE(attributes.mode),
         uid=attributes.uid or 0,
         gid=attributes.gid or 0,
         size=min(attributes.size or 0, (1 << 63) - 1),
+        modified="",
+        changed="",
         mtime_ns=seconds * _SECOND,
         ctime_ns=(seconds + 1) * _SECOND - 1,
+        name=name,
     )
 
 
@@ -100,8 +105,7 @@ def _place(listing: Listing, path: bytes, attributes: Attributes) -> None:
     stat = stat_of(name, attributes)
     if stat is not None:
         listing.found[path] = stat
-        if name:
-            listing.inside.setdefault(above or b"/", []).append(stat)
+        listing.add(above or b"/", stat)
 
 
 def _list_some(
@@ -159,8 +163,7 @@ def _add_owners(session: SftpSession, listing: Listing) -> None:
     """The names of owners, where the server tells them: OpenSSH 9.2 and later does."""
     if _OWNERS not in session.extensions:
         return
-    stats = [each for inside in listing.inside.values() for each in inside if isinstance(each, RemoteStat)]
-    stats += listing.found.values()
+    stats = [stat for names in listing.inside.values() for stat in names.values()]
     uids, gids = sorted({stat.uid for stat in stats}), sorted({stat.gid for stat in stats})
     packed = [b"".join(struct.pack(">I", number) for number in numbers) for numbers in (uids, gids)]
     with Batch(session) as batch:
@@ -168,12 +171,5 @@ def _add_owners(session: SftpSession, listing: Listing) -> None:
             users, groups = batch.names(batch.send(extended(_OWNERS, *packed)))
         except SftpStatus:
             return
-    user_names = dict(zip(uids, map(_text, users), strict=False))
-    group_names = dict(zip(gids, map(_text, groups), strict=False))
-    for stat in stats:
-        stat.user, stat.group = user_names.get(stat.uid, ""), group_names.get(stat.gid, "")
-
-
-def _text(name: bytes) -> str:
-    text = name.decode(errors="replace")
-    return text if text.isprintable() and "\ufffd" not in text else ""
+    listing.users.update(zip(uids, map(owner_name, users), strict=False))
+    listing.groups.update(zip(gids, map(owner_name, groups), strict=False))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -29,8 +29,16 @@ _PAUSES_S: Final = (0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _SILENCE_S: Final = 600.0
 """How long a command may say nothing: `find` may be going through a large directory, `tar` through a hole."""
 
+_SENDING_S: Final = 0.01
+"""How often to look whether a command takes more, while it writes nothing."""
+
+_LOOK_UP_S: Final = 0.5
+"""How often to ask whoever waits for a command, while it writes nothing."""
+
 _MOST_COMPLAINTS: Final = 1 << 20
 _PIECE: Final = 1 << 20
+_SENT: Final = 1 << 18
+"""What is handed to paramiko at once, which copies what it has not sent yet with each packet."""
 
 
 class HostLink:
@@ -50,10 +58,10 @@ class HostLink:
         """A command as a line for the shell, by whoever it has to be run."""
         return quoted([*self._before, *words])
 
-    def run(self, command: bytes) -> RemoteCommand:
-        """Start a command. Raises SshRefused, SshError."""
+    def run(self, command: bytes, while_waiting: Callable[[], None] | None = None) -> RemoteCommand:
+        """Start a command; `while_waiting` is called again and again in silence. Raises SshRefused, SshError."""
         channel = self._connected().run(command)
-        return RemoteCommand(channel, self.host.shown)
+        return RemoteCommand(channel, self.host.shown, while_waiting)
 
     def open_sftp(self) -> SftpSession:
         """A new session. Raises SshRefused, SshError."""
@@ -102,11 +110,13 @@ class HostLink:
 class RemoteCommand:
     """A command that runs on the host. Used by one thread."""
 
-    def __init__(self, channel: Channel, host: str) -> None:
+    def __init__(self, channel: Channel, host: str, while_waiting: Callable[[], None] | None = None) -> None:
         self._channel = channel
         self._host = host
+        self._while_waiting = while_waiting
         self._complaints = bytearray()
         self._rest = memoryview(b"")
+        self._unsent = b""
         channel.settimeout(_SILENCE_S)
 
     def feed(self, data: bytes) -> None:
@@ -114,6 +124,25 @@ class RemoteCommand:
         try:
             self._channel.sendall(data)
             self._channel.shutdown_write()
+        except (SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from error
+
+    def send(self, data: bytes) -> None:
+        """Give it this to read, and more later. What it does not take yet is sent while it is read from; so it never
+        waits for us while we wait for it. Raises SshError.
+        """
+        self._unsent += data
+        self._push()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Give it more to read. What it writes meanwhile to its standard output is not kept. Raises SshError."""
+        try:
+            while self._channel.recv_ready():
+                self._channel.recv(_PIECE)
+            self._listen()
+            view = memoryview(data)
+            for start in range(0, len(view), _SENT):
+                self._channel.sendall(bytes(view[start : start + _SENT]))
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(error) from error
 
@@ -128,18 +157,43 @@ class RemoteCommand:
 
     def read(self) -> bytes:
         """Some of what it writes; empty at the end, which may have come too early. Raises SshError."""
+        self._send_rest()
         try:
-            data = self._channel.recv(_PIECE)
+            data = self._receive()
         except (SSHException, EOFError, OSError) as error:
             self.close()
             raise self._lost(error) from error
         self._listen()
         return data
 
+    def _receive(self) -> bytes:
+        """What comes next, with whoever waits for it asked now and then."""
+        if self._while_waiting is None:
+            return self._channel.recv(_PIECE)
+        self._channel.settimeout(_LOOK_UP_S)
+        try:
+            for _ in range(int(_SILENCE_S / _LOOK_UP_S)):
+                with suppress(TimeoutError):
+                    return self._channel.recv(_PIECE)
+                self._listen()
+                self._while_waiting()
+        finally:
+            self._channel.settimeout(_SILENCE_S)
+        raise TimeoutError
+
     def complaints(self) -> bytes:
         """What it wrote to its standard error so far, as much as is kept."""
         self._listen()
         return bytes(self._complaints)
+
+    def wait_for_complaints(self, limit_s: float) -> bool:
+        """Wait until it writes more to its standard error; whether it has, so that it is worth a look."""
+        deadline = time.monotonic() + limit_s
+        while not self._channel.recv_stderr_ready():
+            if self._channel.closed or self._channel.eof_received or time.monotonic() > deadline:
+                return False
+            time.sleep(_SENDING_S)
+        return True
 
     def status(self) -> int:
         """With what it ended; negative when a signal or the end of the connection came first. Waits for it."""
@@ -149,6 +203,28 @@ class RemoteCommand:
         """Do without the rest. May be called again."""
         with suppress(SSHException, EOFError, OSError):
             self._channel.close()
+
+    def _send_rest(self) -> None:
+        """Until something is there to read."""
+        deadline = time.monotonic() + _SILENCE_S
+        while self._unsent and not self._channel.recv_ready() and not self._channel.eof_received:
+            self._push()
+            if self._unsent:
+                if time.monotonic() > deadline:
+                    raise self._lost(TimeoutError())
+                time.sleep(_SENDING_S)
+
+    def _push(self) -> None:
+        """Send as much as is taken at once."""
+        try:
+            while self._unsent and self._channel.send_ready():
+                sent = self._channel.send(self._unsent)
+                if not sent:
+                    raise EOFError
+                self._unsent = self._unsent[sent:]
+        except (SSHException, EOFError, OSError) as error:
+            self.close()
+            raise self._lost(error) from error
 
     def _listen(self) -> None:
         with suppress(SSHException, EOFError, OSError):

@@ -7,9 +7,13 @@ whatever a host says, nothing is placed but below the paths that were asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from functools import cache
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
 
 from bfrepo.data.node import Node, NodeType, is_safe_name
 
@@ -17,55 +21,39 @@ _SECOND: Final = 1_000_000_000
 _CLOCK_STEP_NS: Final = 100_000_000
 _COARSE_STEP_NS: Final = 2 * _SECOND
 
-_TYPES: Final[dict[bytes, NodeType]] = {
-    b"f": "file", b"d": "dir", b"l": "symlink", b"b": "blockdev", b"c": "chardev", b"p": "fifo", b"s": "socket",
+TYPES: Final[dict[str, NodeType]] = {
+    "f": "file", "d": "dir", "l": "symlink", "b": "blockdev", "c": "chardev", "p": "fifo", "s": "socket",
 }  # fmt: skip
-_MOST_ID: Final = 0xFFFF_FFFF
-_MOST_NUMBER: Final = (1 << 63) - 1
+_MOST_TIME: Final = (1 << 63) - 1
+
+_Id = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
+_Number = Annotated[int, Meta(ge=0)]
+_Time = Annotated[str, Meta(max_length=32)]
 
 
-@dataclass(slots=True, kw_only=True)
-class RemoteStat:
-    """A name and what it is; see Stat. `target` is that of a symlink, as far as it came with the rest."""
+class RemoteStat(msgspec.Struct, array_like=True, gc=False):
+    """A name and what it is, as `find` says it; see Stat. Decoded from an array of JSON, but for what has a default.
 
-    name: bytes
-    type: NodeType
-    mode: int
-    uid: int
-    gid: int
-    user: str = ""
-    group: str = ""
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int = 0
-    device: int = 0
-    links: int = 1
+    `letter` is the type as of `ls -l`, but f for a file; `digits` are those of the octal mode, taken for decimal.
+    `modified` and `changed` are seconds since 1970. `target` is that of a symlink, as far as it came with the rest.
+    """
+
+    letter: str
+    digits: Annotated[int, Meta(ge=0, le=7777)]
+    uid: _Id
+    gid: _Id
+    size: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    modified: _Time
+    changed: _Time
+    inode: _Number = 0
+    device: _Number = 0
+    links: _Id = 1
+    name: bytes = b""
     target: bytes = b""
-
-    def node(self) -> Node:
-        """All of this as a node; see `make_node` about links."""
-        linked = self.links > 1 and self.type != "dir"
-        return Node(
-            name=self.name,
-            type=self.type,
-            mode=self.mode,
-            uid=self.uid,
-            gid=self.gid,
-            user=self.user,
-            group=self.group,
-            mtime_ns=self.mtime_ns,
-            ctime_ns=self.ctime_ns,
-            inode=self.inode,
-            device=self.device if linked else 0,
-            links=self.links if linked else 1,
-            size=self.size if self.type == "file" else 0,
-            target=self.target,
-        )
-
-
-Raw = tuple[bytes, bytes, bytes]
-"""Name, numbers and owners, target of a symlink."""
+    type: NodeType = "file"
+    mode: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -74,20 +62,24 @@ class Listing:
 
     now_ns: int = 0
     has_tar: bool = False
-    inside: dict[bytes, list[Raw | RemoteStat]] = field(default_factory=dict)
+    inside: dict[bytes, dict[bytes, RemoteStat]] = field(default_factory=dict)
     found: dict[bytes, RemoteStat] = field(default_factory=dict)
     """Paths that were asked for, and the directories on the way to them."""
     unreadable: dict[bytes, OSError] = field(default_factory=dict)
     """Directories that could not be listed, or not wholly."""
+    users: dict[int, str] = field(default_factory=dict)
+    groups: dict[int, str] = field(default_factory=dict)
+    """The names of owners, as far as somebody has asked for them."""
+
+    def add(self, directory: bytes, stat: RemoteStat) -> None:
+        """Note what is in a directory. What cannot be a name is passed over, and of two of one name the second."""
+        if is_safe_name(stat.name):
+            self.inside.setdefault(directory, {}).setdefault(stat.name, stat)
 
     def entries(self, directory: bytes) -> list[RemoteStat]:
-        """What is in a directory, sorted, each name once."""
-        stats: dict[bytes, RemoteStat] = {}
-        for each in self.inside.get(directory, ()):
-            stat = each if isinstance(each, RemoteStat) else parse_raw(each)
-            if stat is not None and is_safe_name(stat.name):
-                stats.setdefault(stat.name, stat)
-        return [stats[name] for name in sorted(stats)]
+        """What is in a directory, sorted."""
+        names = self.inside.get(directory, {})
+        return [names[name] for name in sorted(names)]
 
     def walk(self, path: bytes) -> Iterator[bytes]:
         """The paths of what is no regular file, from `path` down, in the order of a backup."""
@@ -98,9 +90,9 @@ class Listing:
             directories = []
             prefix = path if path == b"/" else path + b"/"
             for stat in self.entries(path):
-                if stat.type == "dir":
+                if stat.letter == "d":
                     directories.append(prefix + stat.name)
-                elif stat.type not in ("file", "socket"):
+                elif stat.letter not in "fs":
                     yield prefix + stat.name
             pending += reversed(directories)
 
@@ -111,40 +103,71 @@ class Listing:
         step = _CLOCK_STEP_NS if ctime_ns % _SECOND else _COARSE_STEP_NS
         return ctime_ns - 1 if self.now_ns and ctime_ns > self.now_ns - step else ctime_ns
 
-
-def parse_raw(raw: Raw) -> RemoteStat | None:
-    """What `find` said of a name; None for what cannot be."""
-    name, numbers, target = raw
-    try:
-        kind, mode, uid, gid, size, mtime, ctime, inode, device, links, owners = numbers.split(b" ", 10)
-        user, _, group = owners.partition(b"/")
-        return RemoteStat(
-            name=name,
-            type=_TYPES[kind],
-            mode=int(mode, 8) & 0o7777,
-            uid=min(int(uid), _MOST_ID),
-            gid=min(int(gid), _MOST_ID),
-            user=_owner(user, uid),
-            group=_owner(group, gid),
-            size=min(int(size), _MOST_NUMBER),
-            mtime_ns=_time(mtime),
-            ctime_ns=_time(ctime),
-            inode=int(inode),
-            device=int(device),
-            links=min(int(links), _MOST_ID),
-            target=target,
+    def node(self, stat: RemoteStat) -> Node:
+        """What the listing says of a name, as a node; see `make_node` about links."""
+        kind = stat.type
+        linked = stat.links > 1 and kind != "dir"
+        return Node(
+            name=stat.name,
+            type=kind,
+            mode=stat.mode,
+            uid=stat.uid,
+            gid=stat.gid,
+            user=self.users.get(stat.uid, ""),
+            group=self.groups.get(stat.gid, ""),
+            mtime_ns=stat.mtime_ns,
+            ctime_ns=self.settled(stat.ctime_ns),
+            inode=stat.inode,
+            device=stat.device if linked else 0,
+            links=stat.links if linked else 1,
+            size=stat.size if kind == "file" else 0,
+            target=stat.target,
         )
+
+
+_DECODER: Final = msgspec.json.Decoder(list[RemoteStat])
+
+
+def parse_stats(numbers: Sequence[bytes]) -> list[RemoteStat | None]:
+    """What `find` said of some names, each an array of JSON; None for what cannot be."""
+    try:
+        stats = _DECODER.decode(b"[%b]" % b",".join(numbers))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        stats = []
+    if len(stats) != len(numbers):
+        return [None] if len(numbers) == 1 else [stat for each in numbers for stat in parse_stats([each])]
+    return [stat if _complete(stat) else None for stat in stats]
+
+
+def _complete(stat: RemoteStat) -> bool:
+    """Work out the rest of what is said; whether it can be."""
+    try:
+        stat.type = TYPES[stat.letter]
+        stat.mode = _mode(stat.digits)
+        stat.mtime_ns = _time(stat.modified)
+        stat.ctime_ns = _time(stat.changed)
     except (ValueError, KeyError):
-        return None
+        return False
+    return True
 
 
-def _owner(name: bytes, number: bytes) -> str:
-    """A name; empty where `find` knew none and gave the number, and for one that is no text."""
+@cache
+def _mode(digits: int) -> int:
+    return int(str(digits), 8)
+
+
+def owner_name(name: bytes) -> str:
+    """A name; empty for one that is no text."""
     text = name.decode(errors="replace")
-    return text if name != number and text.isprintable() and "\ufffd" not in text else ""
+    return text if text.isprintable() and "\ufffd" not in text else ""
 
 
-def _time(text: bytes) -> int:
-    """Nanoseconds from `-2.1234567890`, which is two seconds before 1970 and 0.123456789 after that."""
-    seconds, _, fraction = text.partition(b".")
-    return max(-_MOST_NUMBER, min(int(seconds) * _SECOND + int(fraction[:9].ljust(9, b"0")), _MOST_NUMBER))
+def _time(text: str) -> int:
+    """Nanoseconds from `-2.1234567890`, which is two seconds before 1970 and 0.123456789 after that.
+
+    Raises ValueError.
+    """
+    if text[-11:-10] == "." and text[0] != "-":
+        return min(int(text[:-11] + text[-10:-1]), _MOST_TIME)
+    seconds, _, fraction = text.partition(".")
+    return max(-_MOST_TIME, min(int(seconds) * _SECOND + int(fraction[:9].ljust(9, "0")), _MOST_TIME))

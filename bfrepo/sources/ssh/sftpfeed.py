@@ -66,10 +66,8 @@ class SftpFeed:
 
     def node(self, stat: RemoteStat, now: Attributes) -> Node:
         """What the listing said, or SFTP where that has changed since; that is read again by the next backup."""
-        node = stat.node()
-        if _is_same(stat, now):
-            node.ctime_ns = self.listing.settled(stat.ctime_ns)
-        else:
+        node = self.listing.node(stat)
+        if not _is_same(stat, now):
             node.mode = modes.S_IMODE(now.mode or 0)
             node.size, node.mtime_ns, node.ctime_ns = now.size or 0, (now.mtime or 0) * _SECOND, 0
         return node

@@ -18,7 +18,7 @@ from bfrepo.sources.exclude import ExcludeRules
 from bfrepo.sources.filesystem import OnError
 from bfrepo.sources.ssh.attributes import TarredAttributes
 from bfrepo.sources.ssh.crawl import list_by_sftp
-from bfrepo.sources.ssh.find import list_by_find
+from bfrepo.sources.ssh.find import add_owners, list_by_find
 from bfrepo.sources.ssh.host import HostLink
 from bfrepo.sources.ssh.listing import Listing, RemoteStat
 from bfrepo.sources.ssh.place import RemoteHost
@@ -84,6 +84,8 @@ class SshSource(StreamedSource):
                 listing = list_by_find(self._link, self._paths, one_file_system=self._one_file_system)
                 if listing is None:
                     listing = self._crawl()
+                elif not listing.has_tar:
+                    add_owners(self._link, listing)
             except SshError as error:
                 self._link.failed(error)
             else:
@@ -114,6 +116,7 @@ class _Tree:
         self.asked_for = asked_for
         self.tar = TarFeed(link, listing) if listing.has_tar else None
         self.sftp = None if listing.has_tar else SftpFeed(link, listing)
+        self._knows_owners = not listing.has_tar
         self._attributes = TarredAttributes(link, listing) if listing.has_tar else None
         listed = "find" if listing.now_ns else "SFTP"
         self.way = f"listed by {listed}, read by {'tar' if self.tar else 'SFTP'}"
@@ -126,12 +129,24 @@ class _Tree:
             raise OSError(errno.ENOTSUP, "SFTP does not tell which device it is: that takes GNU tar on the host")
         if stat.type == "symlink" and not stat.target:
             raise OSError(errno.EIO, "the host does not say where it leads")
-        node = stat.node()
-        node.ctime_ns = self.listing.settled(node.ctime_ns)
-        return node
+        if stat.type == "socket" and not self._knows_owners:
+            self._ask_for_owners()
+        return self.listing.node(stat)
+
+    def _ask_for_owners(self) -> None:
+        """tar sends no sockets."""
+        while True:
+            try:
+                add_owners(self.link, self.listing)
+            except SshError as error:
+                self.link.failed(error)
+            else:
+                self.link.worked()
+                self._knows_owners = True
+                return
 
     def close(self) -> None:
-        for feed in (self.tar, self.sftp):
+        for feed in (self.tar, self.sftp, self._attributes):
             if feed is not None:
                 feed.close()
         self.link.close()
@@ -166,7 +181,7 @@ class SshDirectory:
 
     def read_small(self, entries: Sequence[Entry], limit: int, buffer: memoryview) -> Sequence[tuple[Node, int] | None]:
         """See Directory.read_small. Raises SourceError."""
-        files = [(entry.path, entry.remote) for entry in entries if isinstance(entry, SshEntry)]
+        files = [(entry.path, entry.stat) for entry in entries if isinstance(entry, SshEntry)]
         if self.tree.tar is not None:
             return _read_tarred(self.tree.tar, self.tree.listing, files, limit, buffer)
         if self.tree.sftp is None:
@@ -191,43 +206,34 @@ class SshDirectory:
 class SshEntry:
     """One name in a directory."""
 
-    __slots__ = ("_directory", "remote")
+    __slots__ = ("_directory", "name", "stat")
 
-    def __init__(self, directory: SshDirectory, remote: RemoteStat) -> None:
+    def __init__(self, directory: SshDirectory, stat: RemoteStat) -> None:
         self._directory = directory
-        self.remote = remote
-
-    @property
-    def name(self) -> bytes:
-        """See Entry.name."""
-        return self.remote.name
+        self.name = stat.name
+        self.stat = stat
 
     @property
     def path(self) -> bytes:
         """See Entry.path."""
-        return self._directory.prefix + self.remote.name
-
-    @property
-    def stat(self) -> RemoteStat:
-        """See Entry.stat."""
-        return self.remote
+        return self._directory.prefix + self.name
 
     def node(self) -> Node:
         """See Entry.node. Raises OSError, SourceError."""
-        return self._directory.tree.node(self.path, self.remote)
+        return self._directory.tree.node(self.path, self.stat)
 
     def open_file(self) -> TarredFile | SftpFile:
         """See Entry.open_file. Raises OSError, SourceError."""
         tree = self._directory.tree
         if tree.tar is not None:
-            return TarredFile(tree.tar, self.remote, self.path, tree.listing)
+            return TarredFile(tree.tar, self.stat, self.path, tree.listing)
         if tree.sftp is not None:
-            return SftpFile(tree.sftp, self.remote, self.path)
+            return SftpFile(tree.sftp, self.stat, self.path)
         raise OSError(errno.ENOTSUP, "there is no way to read it")
 
     def open_directory(self) -> SshDirectory:
         """See Entry.open_directory."""
-        return SshDirectory(self._directory.tree, self.path, self.remote)
+        return SshDirectory(self._directory.tree, self.path, self.stat)
 
 
 def _is_below(path: bytes, above: bytes) -> bool:

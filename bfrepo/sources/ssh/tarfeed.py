@@ -1,7 +1,7 @@
 """Files of a host by its `tar`: it is given names, and sends each file with its attributes and its holes.
 
-Names that will be wanted are collected; whenever the files of one command run out, the next gets those that came in
-meanwhile, and the one after that is started early, so that the host works while we do. What breaks is begun again with
+Names that will be wanted are collected; whenever the files of one list run out, the next has those that came in
+meanwhile, and the one after that is sent early, so that the host works while we do. What breaks is begun again with
 the file that was under way: of that, what had come already is read once more and passed over, provided that it is
 still the same file.
 """
@@ -17,102 +17,21 @@ from typing import Final
 from bfrepo.core.units import MIB
 from bfrepo.data.node import Node
 from bfrepo.formats.tar_header import MalformedTar
-from bfrepo.formats.tar_reader import TarMember, TarReader
+from bfrepo.formats.tar_reader import TarMember
 from bfrepo.sources.base import StaleFile
 from bfrepo.sources.ssh.find import look_again
-from bfrepo.sources.ssh.host import HostLink, RemoteCommand
-from bfrepo.sources.ssh.listing import Listing, RemoteStat
+from bfrepo.sources.ssh.host import HostLink
+from bfrepo.sources.ssh.listing import Listing, RemoteStat, owner_name
+from bfrepo.sources.ssh.tarsession import SessionEnded, TarRound, TarSession
 from bfrepo.ssh.errors import SshError
-
-_TAR: Final = (
-    "tar", "--create", "--file=-", "--format=posix", "--pax-option=delete=?time", "--hard-dereference", "--sparse",
-    "--xattrs", "--xattrs-include=*", "--quoting-style=literal", "--absolute-names", "--no-recursion", "--null",
-    "--verbatim-files-from", "--files-from=-",
-)  # fmt: skip
-"""Times are left to the listing, which has them already: so most files need one header instead of three."""
 
 _MOST_NAMES: Final = 4096
 _MOST_NAME_BYTES: Final = MIB
-"""What an SSH server takes of a command's input before the command reads it, and more, since we do not wait."""
+"""How long a list may become: that many names, or bytes of them."""
 
 _BROKEN: Final = (SshError, MalformedTar)
 _PASSED_OVER: Final = MIB
 _SECOND: Final = 1_000_000_000
-
-
-class TarRound:
-    """One run of tar, and what it sends. Used by one thread."""
-
-    def __init__(self, link: HostLink, paths: Sequence[bytes]) -> None:
-        """Raises SshRefused, SshError."""
-        self.waiting = deque(paths)
-        self._left = set(paths)
-        self._command: RemoteCommand = link.run(b"LC_ALL=C exec " + link.line(*_TAR))
-        self._command.feed(b"".join(path + b"\0" for path in paths))
-        self._reader = TarReader(self._command)
-        self._members = self._reader.members()
-        self._member: TarMember | None = None
-        self._ended = False
-
-    def find(self, path: bytes) -> TarMember:
-        """The member of this name, of which nothing was read yet; those before it are passed over.
-
-        Raises OSError where tar could not read it, SshError and MalformedTar where something broke.
-        """
-        while self.waiting and self.waiting[0] != path:
-            self._left.discard(self.waiting.popleft())
-        while (member := self._peek()) is not None and _name(member) != path:
-            if _name(member) in self._left:
-                break
-            self._member = None
-        if member is None or _name(member) != path:
-            self._drop(path)
-            raise self._failure(path)
-        return member
-
-    def take(self, path: bytes) -> None:
-        """The member's data are read now."""
-        self._drop(path)
-        self._member = None
-
-    def read_into(self, buffer: memoryview) -> int:
-        """See TarReader.read_into."""
-        return self._reader.read_into(buffer)
-
-    def says_changed(self, path: bytes) -> bool:
-        """Whether tar has noticed that the file changed while it was sent."""
-        said = self._command.complaints()
-        return b"tar: " + path + b": file changed" in said or b"tar: " + path + b": File shrank" in said
-
-    def close(self) -> None:
-        """Do without the rest."""
-        self._command.close()
-
-    def _drop(self, path: bytes) -> None:
-        if self.waiting and self.waiting[0] == path:
-            self.waiting.popleft()
-        self._left.discard(path)
-
-    def _peek(self) -> TarMember | None:
-        if self._member is None and not self._ended:
-            self._member = next(self._members, None)
-            self._ended = self._member is None
-        return self._member
-
-    def _failure(self, path: bytes) -> OSError:
-        for line in self._command.complaints().split(b"tar: "):
-            if line.startswith(path + b": "):
-                why = line[len(path) + 2 :].strip()
-                if why.endswith(b"No such file or directory") or why.startswith(b"File removed"):
-                    return FileNotFoundError(errno.ENOENT, "it is gone")
-                code = errno.EACCES if why.endswith(b"Permission denied") else errno.EIO
-                return OSError(code, f"the host's tar says: {why.decode(errors='replace')}")
-        return OSError(errno.EIO, "the host's tar did not send it")
-
-
-def _name(member: TarMember) -> bytes:
-    """The name it was asked for by: tar puts a slash behind those of directories."""
-    return member.path.rstrip(b"/") or b"/"
 
 
 class TarFeed:
@@ -124,8 +43,11 @@ class TarFeed:
         self._lock = threading.Lock()
         self._expected: deque[bytes] = deque()
         self._failed: dict[bytes, OSError] = {}
+        self._session: TarSession | None = None
         self._round: TarRound | None = None
         self._next: TarRound | None = None
+        self._beside: TarSession | None = None
+        """For what is not in the order that was expected."""
         self._alone: TarRound | None = None
 
     def expect(self, paths: Sequence[bytes]) -> None:
@@ -173,9 +95,11 @@ class TarFeed:
         """Begin again with this file. Raises SourceError when it is no use."""
         left = [path, *(each for each in self._waiting() if each != path)]
         self._close_rounds()
+        self._close_alone()
         with self._lock:
             self._expected.extendleft(reversed(left))
-        self._link.failed(error)
+        if not isinstance(error, SessionEnded):
+            self._link.failed(error)
 
     def close(self) -> None:
         """Nothing more is wanted."""
@@ -186,25 +110,41 @@ class TarFeed:
         return [path for each in (self._round, self._next) if each is not None for path in each.waiting]
 
     def _close_rounds(self) -> None:
-        for each in (self._round, self._next):
-            if each is not None:
-                each.close()
-        self._round = self._next = None
+        if self._session is not None:
+            self._session.close()
+        self._session = self._round = self._next = None
 
     def _round_with(self, path: bytes) -> TarRound:
-        """The run of tar that sends the file."""
+        """The list that the file is on."""
         if not self._is_expected(path):
-            if self._alone is None or path not in self._alone.waiting:
-                self._close_alone()
-                self._alone = TarRound(self._link, [path])
-            return self._alone
+            return self._round_of_one(path)
         while self._round is None or path not in self._round.waiting:
             if self._round is not None:
-                self._round.close()
+                self._leave_round(self._round)
             self._round, self._next = self._next or self._start(), None
         if self._next is None and self._expected:
             self._next = self._start()
         return self._round
+
+    def _leave_round(self, left: TarRound) -> None:
+        """What was on the list after it is asked for again, should the session be of no further use."""
+        self._round = None
+        if not left.finish():
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        waiting = self._waiting()
+        self._close_rounds()
+        with self._lock:
+            self._expected.extendleft(reversed(waiting))
+
+    def _round_of_one(self, path: bytes) -> TarRound:
+        if self._alone is None or path not in self._alone.waiting:
+            if self._alone is not None and not self._alone.finish():
+                self._close_alone()
+            self._beside = self._beside or TarSession(self._link)
+            self._alone = TarRound(self._beside, [path])
+        return self._alone
 
     def _is_expected(self, path: bytes) -> bool:
         if any(each is not None and path in each.waiting for each in (self._round, self._next)):
@@ -213,9 +153,9 @@ class TarFeed:
             return path in self._expected
 
     def _close_alone(self) -> None:
-        if self._alone is not None:
-            self._alone.close()
-            self._alone = None
+        if self._beside is not None:
+            self._beside.close()
+        self._beside = self._alone = None
 
     def _start(self) -> TarRound:
         with self._lock:
@@ -225,7 +165,8 @@ class TarFeed:
                 paths.append(self._expected.popleft())
                 size += len(paths[-1]) + 1
         try:
-            return TarRound(self._link, paths)
+            self._session = self._session or TarSession(self._link)
+            return TarRound(self._session, paths)
         except SshError:
             with self._lock:
                 self._expected.extendleft(reversed(paths))
@@ -295,11 +236,10 @@ def node_of(member: TarMember, stat: RemoteStat, listing: Listing) -> Node:
     """What tar and the listing say of a name. Tar has looked later; but what the listing says is the time of its last
     change is kept, so that whatever changed since is read again by the next backup.
     """
-    node = stat.node()
-    node.ctime_ns = listing.settled(stat.ctime_ns)
+    node = listing.node(stat)
     node.mode = member.header.mode & 0o7777
-    if (member.uid, member.gid) != (stat.uid, stat.gid):
-        node.uid, node.gid, node.user, node.group = member.uid, member.gid, "", ""
+    node.uid, node.gid = member.uid, member.gid
+    node.user, node.group = owner_name(member.user), owner_name(member.group)
     if member.mtime_ns not in (0, stat.mtime_ns // _SECOND * _SECOND):  # 0: also what its header has no room for
         node.mtime_ns = member.mtime_ns
     node.xattrs = member.xattrs
