@@ -40,6 +40,7 @@ VARIABLES: Final = {
     "BACKUPFORGE_PROXMOX_TOKEN": "the token for that API, USER@REALM!NAME=SECRET",
     "BACKUPFORGE_PROXMOX_TOKEN_FILE": "a file that holds that token",
     "BACKUPFORGE_PROXMOX_CA_FILE": "certificates to trust that API by, in place of the system's",
+    "BACKUPFORGE_PROXMOX_NODE_DIR": "a directory on those nodes for what backups need meanwhile",
     "BACKUPFORGE_PROXMOX_SSH": "how the cluster's nodes are reached, such as root@{node}",
     "BACKUPFORGE_SERVER_DATABASE": "the URL of the server's database, which may have a password in it",
     "BACKUPFORGE_SERVER_DATA": "where the server keeps its key, its database and what clients store",
@@ -151,7 +152,8 @@ class Settings:
             password=sftp.password,
         )
         chosen = way or self.environment.get("BACKUPFORGE_PROXMOX_SSH") or USUAL_WAY
-        return NodeAccess(way=chosen, ssh=ssh, sudo=sudo, work=work or WORK)
+        folder = work or self.environment.get("BACKUPFORGE_PROXMOX_NODE_DIR") or WORK
+        return NodeAccess(way=chosen, ssh=ssh, sudo=sudo, work=folder)
 
     def server_data(self, option: str | None) -> Path:
         """Where the server keeps its key, its database and what clients store."""

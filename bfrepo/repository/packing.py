@@ -4,9 +4,9 @@ Where a storage is far away, packs that are full are sent by threads of their ow
 as it likes, while the workers go on with the next ones. No more packs wait than are being sent: whoever fills another
 one then waits, too. What is being sent lies in spools (storage/retry.py), not in memory.
 
-There, too, workers share packs, and the first two of a backup leave before they are full where the line would idle
-meanwhile: sending begins when 4 MiB are there, and what is left at the end is the smaller part. A backup makes two
-packs more for it at most, and with several workers mostly fewer than on a disk.
+There, too, workers share packs, and the first three of a backup leave before they are full where the line would idle
+meanwhile: sending begins when 4 MiB are there, and what is left at the end is the smaller part. A backup makes three
+packs more for it at most.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ _CHECKPOINT_PACKS_MOST: Final = 64
 what a crash can cost.
 """
 
-_EARLY: Final = (4 * MIB, 16 * MIB)
-"""The sizes at which the first packs of data may leave early: the first takes a fifth of a second on a line of 20 MB/s,
-and four times as much is ready when it is through."""
+_EARLY: Final = (4 * MIB, 8 * MIB, 16 * MIB)
+"""The sizes at which the first packs of data may leave early: the first takes a fifth of a second on 20 MB/s."""
 _SHARED_BY: Final = 2
 """Workers for each pack that is being filled, where a storage is far away: one compresses while another one writes."""
 

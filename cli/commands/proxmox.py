@@ -72,7 +72,8 @@ def _node_options(function: F) -> F:
         click.option(
             "--node-dir",
             metavar="DIR",
-            help="A directory on the nodes for what backups need meanwhile.  [default: /var/lib/backupforge]",
+            help="A directory on the nodes for what backups need meanwhile.  "
+            "[env: BACKUPFORGE_PROXMOX_NODE_DIR; default: /var/lib/backupforge]",
         ),
         click.option("--node-sudo", is_flag=True, help="Run commands on nodes as root, by sudo."),
         click.option(

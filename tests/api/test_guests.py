@@ -72,7 +72,7 @@ def test_job(stage: Stage, cluster: Cluster) -> None:
             run = (await run_now(client, made.value["id"])).value
             assert run["state"] == "done", run
             assert (run["result"]["guests"], run["result"]["guests_failed"], run["result"]["errors"]) == (2, 0, 0)
-        listed = await client.ask("GET", f"/api/repositories/{repository}/snapshots", who="alpha.viewer")
+        listed = await client.ask("GET", "/api/snapshots", who="alpha.viewer")
         found = [(each["paths"], each["label"], each["hostname"]) for each in listed.value["items"]]
         assert sorted(found) == [(["/lxc/101"], "db", "main"), (["/qemu/100"], "web", "main")]
 
