@@ -16,7 +16,7 @@ from aiohttp import web
 from api.config import ServerConfig, load_server_keys
 from api.dataplane.routes import add_routes
 from api.db.engine import Database
-from api.downloads import Downloads
+from api.downloads import Downloads, Turns
 from api.metrics import METRICS, Metrics, measure
 from api.middleware import add_headers, answer_problems, give_request_id
 from api.openapi import make_document
@@ -65,7 +65,9 @@ _DATA_THREADS: Final = 8
 _SCRUB_S: Final = 3600.0
 _READING_THREADS: Final = 12
 _READING_OF_A_TENANT: Final = 4
-_LOOK_S: Final = 60.0
+_WATCHERS: Final = 200
+_WATCHERS_OF_A_TENANT: Final = 40
+_LOOK_S: Final = 10.0
 
 
 def all_routes() -> tuple[Route, ...]:
@@ -107,6 +109,7 @@ def make_app(config: ServerConfig, clock: Clock) -> web.Application:
         measurer=Measurer(database, opened, catalogue, clock),
         reading=FairThreads(_READING_THREADS, "reading", _READING_OF_A_TENANT),
         downloads=Downloads(),
+        watchers=Turns(_WATCHERS, _WATCHERS_OF_A_TENANT),
         data_threads=Threads(_DATA_THREADS, "data"),
         jobs=Jobs(database, keys, clock, config),
         runs=Runs(database, clock, config),

@@ -11,6 +11,8 @@ from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.problems import Problem, problem_of, problem_response
 from api.state import REQUEST_ID
@@ -64,6 +66,12 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return problem_response(_of_http(error), request_id)
     except (asyncio.CancelledError, ConnectionResetError):
         raise  # the client is gone, nobody reads an answer
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        log.error("request %s failed, as the database does not answer: %s", request_id, error.args[0])
+        status, later = HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "5"}
+        return problem_response(
+            Problem(status, "no-database", "the database does not answer", headers=later), request_id
+        )
     except Exception:
         log.exception("request %s failed", request_id)
         status = HTTPStatus.INTERNAL_SERVER_ERROR

@@ -101,3 +101,4 @@ def _usual_problems(route: Route) -> Iterator[HTTPStatus]:
         yield HTTPStatus.REQUEST_TIMEOUT
         yield HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         yield HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    yield HTTPStatus.SERVICE_UNAVAILABLE

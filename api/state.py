@@ -15,7 +15,7 @@ from aiohttp import web
 
 from api.config import ServerConfig, ServerKeys
 from api.db.engine import Database
-from api.downloads import Downloads
+from api.downloads import Downloads, Turns
 from api.identity import Caller
 from api.problems import Problem
 from api.runners.base import Runner
@@ -108,6 +108,8 @@ class Services:
     reading: FairThreads
     """Threads for what looks into repositories, whose storage may be far away or not answer."""
     downloads: Downloads
+    watchers: Turns
+    """Turns for those who watch runs: each asks the database again and again."""
     data_threads: Threads
     """Threads for what clients store and read, so that it does not hold up other work."""
     jobs: Jobs

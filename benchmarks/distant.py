@@ -10,15 +10,11 @@ turn, a different one first each time, and begin with an empty repository. bench
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import re
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,36 +22,23 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.compare import (
-    BASE,
+from benchmarks.figures import Goal, Key, Report, Samples
+from benchmarks.mount import Contender, mounted
+from benchmarks.options import common_options, exit_status, names_option, start
+from benchmarks.places import compare_trees
+from benchmarks.running import (
     PASSWORD,
     BenchmarkError,
-    Goal,
-    Key,
     Pipeline,
     Scene,
     Tool,
-    aligned,
-    compare_trees,
-    existing_directory,
-    exit_status,
     find_program,
-    goal_ratio,
-    in_units,
-    medians,
-    names_among,
     note,
-    positive,
-    ratio,
     rotated,
     run,
-    show_ratio,
     tool_environment,
-    unsteady,
-    verdict,
     version_of,
 )
-from benchmarks.mount import Contender, mounted
 from tests.support import rclone, sshd
 from tests.support.buckets import BUCKET, KEY, RCLONE_KEYS, SECRET
 from tests.support.long_line import LongLine, long_line_to
@@ -72,8 +55,16 @@ TITLES = {
     "check": "check, empty cache",
 }
 """What is timed, in this order."""
+FEWER = 0.999
+"""Times the requests of restic: one less will do."""
 GOALS = tuple(
-    Goal(f"{server}, {title}", server, phase, "wall_s", 1.5, 2) for server in SERVERS for phase, title in TITLES.items()
+    goal
+    for server in SERVERS
+    for phase, title in TITLES.items()
+    for goal in (
+        Goal(f"{server}, {title}", server, phase, "wall_s", 1.5, 2),
+        Goal(f"{server}, {title}, requests", server, phase, "requests", FEWER, 0.5),
+    )
 )
 ROUND_TRIP_S = 0.05
 RATE = 20e6
@@ -249,11 +240,9 @@ def list_mounted(contender: Contender, scene: Scene) -> tuple[float, float]:
     return wall_s, cpu_s
 
 
-def measure_server(
-    server: str, sources: tuple[Path, ...], root: Path, arguments: argparse.Namespace
-) -> dict[Key, list[float]]:
+def measure_server(server: str, sources: tuple[Path, ...], root: Path, arguments: argparse.Namespace) -> Samples:
     """All rounds of all tools with one server: each figure's values, one per round."""
-    samples: dict[Key, list[float]] = {}
+    samples: Samples = {}
     folder = root / server
     folder.mkdir()
     with SERVE[server](folder) as far:
@@ -277,89 +266,14 @@ def measure_server(
     return samples
 
 
-# --- showing ---
-
-
-def show(quantity: str, value: float | None) -> str:
-    """A figure with its unit."""
-    if value is None:
-        return "-"
-    if quantity.endswith("_bytes"):
-        return in_units(value)
-    return f"{value:.0f}" if quantity == "requests" else f"{value:.2f} s"
-
-
-def figure_table(middles: dict[Key, float], server: str, tools: Sequence[str]) -> str:
-    """All figures of a server: for each tool the median, and what it is against restic's."""
-    rows = [[server, *(cell for tool in tools for cell in (tool, ""))]]
-    for phase, title in TITLES.items():
-        for quantity, what in QUANTITIES.items():
-            row = [f"{title}, {what}"]
-            for tool in tools:
-                key = Key(tool, server, phase, quantity)
-                row += [show(quantity, middles.get(key)), show_ratio(quantity, ratio(middles, key))]
-            rows.append(row)
-    return aligned(rows)
-
-
-def requests_verdict(middles: dict[Key, float], server: str, phase: str) -> tuple[float | None, float | None, str]:
-    """How many requests we and restic have made, and whether ours are fewer, as they must be."""
-    own, other = (middles.get(Key(tool, server, phase, "requests")) for tool in ("backupforge", BASE))
-    if own is None or other is None:
-        return own, other, "not measured"
-    return own, other, "must met" if own < other else "missed"
-
-
-def goal_table(middles: dict[Key, float], servers: Sequence[str]) -> str:
-    """Each goal with what was reached and whether it is met."""
-    rows = [["goal (ratio against restic)", "reached", "must", "aim", "verdict"]]
-    for goal in GOALS:
-        if goal.corpus in servers:
-            reached = goal_ratio(middles, goal)
-            shown = (show_ratio(goal.quantity, each) for each in (reached, goal.must, goal.aim))
-            rows.append([goal.title, *shown, verdict(goal, reached)])
-    for server in servers:
-        for phase, title in TITLES.items():
-            own, other, judged = requests_verdict(middles, server, phase)
-            below = f"< {show('requests', other)}"
-            rows.append([f"{server}, {title}, requests", show("requests", own), below, "-", judged])
-    return aligned(rows)
-
-
-def as_json(samples: dict[Key, list[float]], versions: dict[str, str], rounds: int) -> str:
-    """The whole run as a JSON document, in the form of compare.py's."""
-    middles = medians(samples)
-    figures = [
-        key._asdict() | {"samples": values, "median": middles[key], "ratio": ratio(middles, key)}
-        for key, values in samples.items()
-    ]
-    goals: list[dict[str, object]] = []
-    for goal in GOALS:
-        reached = goal_ratio(middles, goal)
-        goals.append(asdict(goal) | {"reached": reached, "verdict": verdict(goal, reached)})
-        own, other, judged = requests_verdict(middles, goal.corpus, goal.phase)
-        goals.append({"title": f"{goal.title}, requests", "reached": own, "must": other, "verdict": judged})
-    machine = {"cpus": os.cpu_count(), "architecture": platform.machine(), "kernel": platform.release()}
-    line = {"round_trip_s": ROUND_TRIP_S, "rate": RATE}
-    document = {"rounds": rounds, "machine": machine, "line": line, "versions": versions, "figures": figures}
-    return json.dumps(document | {"goals": goals}, indent=2) + "\n"
-
-
 # --- the command line ---
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    made = argparse.ArgumentParser(prog="distant.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    add = made.add_argument
-    add("--peers", type=existing_directory, required=True, metavar="DIR", help="holds the program restic")
-    add("--corpus", type=existing_directory, required=True, metavar="DIR", help="holds linux")
-    add("--work", type=existing_directory, default="/dev/shm", metavar="DIR", help="(default: %(default)s)")
-    add("--rounds", type=positive, default=3, metavar="N", help="how often to run everything (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write every figure to FILE as well")
-    add("--only", type=names_among(SERVERS), default=list(SERVERS), metavar="NAMES", help=f"{','.join(SERVERS)}")
-    add("--tools", type=names_among(TOOLS), default=list(TOOLS), metavar="NAMES", help=f"tools: {','.join(TOOLS)}")
-    add("--backupforge", type=shlex.split, default=["backupforge"], metavar="CMD", help="how backupforge is started")
+    made = common_options("distant.py", __doc__, "the program restic", "linux")
+    names_option(made, "--only", SERVERS)
+    names_option(made, "--tools", TOOLS)
     return made
 
 
@@ -377,31 +291,23 @@ def copy_sources(corpus: Path, root: Path) -> tuple[Path, ...]:
 
 def compare(arguments: argparse.Namespace) -> None:
     """The whole run: measures, prints the tables, writes the JSON."""
-    samples: dict[Key, list[float]] = {}
+    samples: Samples = {}
     with tempfile.TemporaryDirectory(prefix="distant-", dir=arguments.work) as name:
         root = Path(name)
         sources = copy_sources(arguments.corpus, root / "sources")
         for server in arguments.only:
             samples |= measure_server(server, sources, root, arguments)
-    middles = medians(samples)
-    for server in arguments.only:
-        print(f"\n{figure_table(middles, server, arguments.tools)}")
-    print(f"\n{goal_table(middles, arguments.only)}")
-    for key in unsteady(samples):
-        note(f"unsteady: {key.tool}, {key.corpus}, {TITLES[key.phase]}: {samples[key]} s; was the machine busy?")
-    if arguments.json:
-        nowhere = Far(LongLine(0), Path(), "")
-        contenders = [make_contender(name, arguments.peers, arguments.backupforge, nowhere) for name in arguments.tools]
-        versions = {each.name: version_of(each.tool) for each in contenders}
-        arguments.json.write_text(as_json(samples, versions, arguments.rounds))
+    nowhere = Far(LongLine(0), Path(), "")
+    contenders = [make_contender(name, arguments.peers, arguments.backupforge, nowhere) for name in arguments.tools]
+    versions = {each.name: version_of(each.tool) for each in contenders}
+    report = Report(dict.fromkeys(arguments.only, TITLES), QUANTITIES, GOALS)
+    report.show(samples, versions, arguments.rounds, arguments.json, round_trip_s=ROUND_TRIP_S, rate=RATE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
-    return exit_status("distant.py", parser().parse_args(argv), compare)
+    return exit_status(parser(), argv, compare)
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the run like Ctrl-C: mounts ended, servers and children killed, directories removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    start(main)

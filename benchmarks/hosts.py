@@ -11,14 +11,9 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import os
-import platform
-import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,42 +21,30 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.compare import (
+from benchmarks.figures import Goal, Key, Report, Samples
+from benchmarks.options import common_options, exit_status, names_option, start
+from benchmarks.places import compare_trees
+from benchmarks.running import (
     PASSWORD,
     BenchmarkError,
-    Goal,
-    Key,
     Scene,
     Tool,
-    aligned,
-    compare_trees,
-    existing_directory,
-    exit_status,
     find_program,
-    goal_ratio,
-    medians,
-    names_among,
     note,
-    positive,
-    ratio,
     rotated,
     run,
-    show_value,
     tool_environment,
-    unsteady,
-    verdict,
     version_of,
 )
 from tests.support.sshd import Sshd, serve
 
 TOOLS = ("rsync", "backupforge", "restic")
-BASE = "rsync"
 TITLES = {"first": "first backup", "unchanged": "unchanged again"}
 QUANTITIES = {"wall_s": "time", "cpu_s": "CPU here", "host_cpu_s": "CPU of the host"}
 MOST = {"first": 1.3, "unchanged": 1.5}
 """How many times as long as rsync it may take."""
 GOALS = tuple(
-    Goal(f"linux, {title}, against rsync", "linux", phase, "wall_s", 1 / MOST[phase], 1.0, BASE)
+    Goal(f"linux, {title}, against rsync", "linux", phase, "wall_s", round(1 / MOST[phase], 3), 1.0, "rsync")
     for phase, title in TITLES.items()
 )
 _SETTLES_S = 30.0
@@ -167,9 +150,9 @@ def take_turn(tool: Tool, scene: Scene, host: Host, *, verify: bool) -> Iterator
         compare_trees(host.tree, restored, tool.name)
 
 
-def measure_all(host: Host, root: Path, arguments: argparse.Namespace) -> dict[Key, list[float]]:
+def measure_all(host: Host, root: Path, arguments: argparse.Namespace) -> Samples:
     """All rounds of all tools: each figure's values, one per round."""
-    samples: dict[Key, list[float]] = {}
+    samples: Samples = {}
     tools = [make_tool(name, host, arguments) for name in arguments.tools]
     for number in range(arguments.rounds):
         for tool in rotated(tools, number):
@@ -184,57 +167,10 @@ def measure_all(host: Host, root: Path, arguments: argparse.Namespace) -> dict[K
     return samples
 
 
-def figure_table(middles: dict[Key, float], tools: Sequence[str]) -> str:
-    """For each tool the median, and how many times as much as rsync's it is."""
-    rows = [["", *(cell for tool in tools for cell in (tool, ""))]]
-    for phase, title in TITLES.items():
-        for quantity, what in QUANTITIES.items():
-            row = [f"{title}, {what}"]
-            for tool in tools:
-                own = middles.get(Key(tool, "linux", phase, quantity))
-                other = middles.get(Key(BASE, "linux", phase, quantity))
-                row += [show_value("wall_s", own), f"{own / other:.2f}x" if own and other else "-"]
-            rows.append(row)
-    return aligned(rows)
-
-
-def goal_table(middles: dict[Key, float]) -> str:
-    """Each goal with what was reached and whether it is met."""
-    rows = [["goal (times as long as rsync)", "reached", "must", "verdict"]]
-    for goal in GOALS:
-        reached = goal_ratio(middles, goal)
-        shown = f"{1 / reached:.2f}x" if reached else "-"
-        rows.append([goal.title, shown, f"{MOST[goal.phase]}x", verdict(goal, reached)])
-    return aligned(rows)
-
-
-def as_json(samples: dict[Key, list[float]], versions: dict[str, str], rounds: int) -> str:
-    """The whole run as a JSON document, in the form of compare.py's."""
-    middles = medians(samples)
-    figures = [
-        key._asdict() | {"samples": values, "median": middles[key], "ratio": ratio(middles, key, BASE)}
-        for key, values in samples.items()
-    ]
-    goals = [
-        {"title": goal.title, "reached": (reached := goal_ratio(middles, goal)), "verdict": verdict(goal, reached)}
-        for goal in GOALS
-    ]
-    machine = {"cpus": os.cpu_count(), "architecture": platform.machine(), "kernel": platform.release()}
-    document = {"rounds": rounds, "machine": machine, "versions": versions, "figures": figures, "goals": goals}
-    return json.dumps(document, indent=2) + "\n"
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    made = argparse.ArgumentParser(prog="hosts.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    add = made.add_argument
-    add("--peers", type=existing_directory, required=True, metavar="DIR", help="holds the program restic")
-    add("--corpus", type=existing_directory, required=True, metavar="DIR", help="holds linux")
-    add("--work", type=existing_directory, default="/dev/shm", metavar="DIR", help="(default: %(default)s)")
-    add("--rounds", type=positive, default=3, metavar="N", help="how often to run everything (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write every figure to FILE as well")
-    add("--tools", type=names_among(TOOLS), default=list(TOOLS), metavar="NAMES", help=f"tools: {','.join(TOOLS)}")
-    add("--backupforge", type=shlex.split, default=["backupforge"], metavar="CMD", help="how backupforge is started")
+    made = common_options("hosts.py", __doc__, "the program restic", "linux")
+    names_option(made, "--tools", TOOLS)
     return made
 
 
@@ -250,12 +186,8 @@ def compare(arguments: argparse.Namespace) -> None:
         host = Host(sshd, tree.resolve())
         samples = measure_all(host, Path(name), arguments)
         versions = {each: version_of(make_tool(each, host, arguments)) for each in arguments.tools}
-    middles = medians(samples)
-    print(f"\n{figure_table(middles, arguments.tools)}\n\n{goal_table(middles)}")
-    for key in unsteady(samples):
-        note(f"unsteady: {key.tool}, {TITLES[key.phase]}: {samples[key]} s; was the machine busy?")
-    if arguments.json:
-        arguments.json.write_text(as_json(samples, versions, arguments.rounds))
+    report = Report({"linux": TITLES}, QUANTITIES, GOALS)
+    report.show(samples, versions, arguments.rounds, arguments.json)
 
 
 @contextmanager
@@ -267,10 +199,8 @@ def _serve(root: Path) -> Iterator[Sshd]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
-    return exit_status("hosts.py", parser().parse_args(argv), compare)
+    return exit_status(parser(), argv, compare)
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the run like Ctrl-C: mounts ended, servers and children killed, directories removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    start(main)

@@ -11,11 +11,7 @@ benchmarks/README.md says what each figure means.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,35 +21,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.compare import (
+from benchmarks.figures import Goal, Key, Report, Samples, in_units
+from benchmarks.options import common_options, exit_status, names_option, start
+from benchmarks.places import memory_at_hand
+from benchmarks.running import (
     PASSWORD,
     BenchmarkError,
-    Goal,
-    Key,
     Measure,
     Pipeline,
     Scene,
     Tool,
-    aligned,
-    existing_directory,
-    exit_status,
     find_program,
-    goal_ratio,
-    in_units,
     kill,
-    medians,
-    memory_at_hand,
-    names_among,
     note,
-    positive,
-    ratio,
     rotated,
     run,
-    show_ratio,
-    show_value,
     tool_environment,
-    unsteady,
-    verdict,
     version_of,
     wait,
 )
@@ -71,10 +54,15 @@ TITLES = {
 QUANTITIES = {"wall_s": "time", "cpu_s": "CPU of reader and mount", "peak_bytes": "peak memory of the mount"}
 BOUNDS = {"tar": (2, 3.5), "find": (1.8, 2.7), "cat": (4, 8), "grep": (1.5, 3), "random": (3, 3)}
 """How many times faster than restic: what must be, and what is aimed at."""
-GOALS = tuple(Goal(f"{TITLES[phase]}", CORPUS, phase, "wall_s", *bounds) for phase, bounds in BOUNDS.items())
-
 CACHE_SIZE = 256 << 20
 """Bytes that our mount may keep by default: its peak memory may be above restic's by this much."""
+GOALS = (
+    *(Goal(TITLES[phase], CORPUS, phase, "wall_s", *bounds) for phase, bounds in BOUNDS.items()),
+    *(
+        Goal(f"{title}, peak memory", CORPUS, phase, "peak_bytes", 1, 0.5, margin=CACHE_SIZE)
+        for phase, title in TITLES.items()
+    ),
+)
 NEEDS_BYTES = 3 << 30
 """Bytes of memory that a phase fills: pages of what is read, and the mount itself."""
 READS = 4000
@@ -235,9 +223,9 @@ def take_turn(
 
 def measure_all(
     contenders: Sequence[Contender], scenes: dict[str, Scene], phases: Sequence[str], rounds: int
-) -> dict[Key, list[float]]:
+) -> Samples:
     """All rounds of all tools: each figure's values, one per round. Raises BenchmarkError when what is read differs."""
-    samples: dict[Key, list[float]] = {}
+    samples: Samples = {}
     printed: dict[str, str] = {}
     for number in range(rounds):
         for tool in rotated([each.tool for each in contenders], number):
@@ -268,81 +256,14 @@ def make_repositories(contenders: Sequence[Contender], sources: tuple[Path, ...]
     return scenes
 
 
-# --- showing ---
-
-
-def figure_table(middles: dict[Key, float], tools: Sequence[str]) -> str:
-    """All figures: for each tool the median and its ratio against restic."""
-    rows = [["mount", *(cell for tool in tools for cell in (tool, ""))]]
-    for phase, title in TITLES.items():
-        for quantity, what in QUANTITIES.items():
-            row = [f"{title}, {what}"]
-            for tool in tools:
-                key = Key(tool, CORPUS, phase, quantity)
-                row += [show_value(quantity, middles.get(key)), show_ratio(quantity, ratio(middles, key))]
-            rows.append(row)
-    return aligned(rows)
-
-
-def memory_verdict(middles: dict[Key, float], phase: str) -> tuple[float | None, float | None, str]:
-    """Our peak memory in a phase, the most that it may be, and whether that is met."""
-    own, other = (middles.get(Key(tool, CORPUS, phase, "peak_bytes")) for tool in TOOLS)
-    if own is None or other is None:
-        return own, None, "not measured"
-    return own, other + CACHE_SIZE, "must met" if own <= other + CACHE_SIZE else "missed"
-
-
-def goal_table(middles: dict[Key, float]) -> str:
-    """Each goal with what was reached and whether it is met."""
-    rows = [["goal (ratio against restic)", "reached", "must", "aim", "verdict"]]
-    for goal in GOALS:
-        reached = goal_ratio(middles, goal)
-        shown = (show_ratio(goal.quantity, each) for each in (reached, goal.must, goal.aim))
-        rows.append([goal.title, *shown, verdict(goal, reached)])
-    for phase, title in TITLES.items():
-        own, most, judged = memory_verdict(middles, phase)
-        rows.append(
-            [f"{title}, peak memory", show_value("peak_bytes", own), show_value("peak_bytes", most), "-", judged]
-        )
-    return aligned(rows)
-
-
-def as_json(samples: dict[Key, list[float]], versions: dict[str, str], rounds: int) -> str:
-    """The whole run as a JSON document, in the form of compare.py's."""
-    middles = medians(samples)
-    figures = [
-        key._asdict() | {"samples": values, "median": middles[key], "ratio": ratio(middles, key)}
-        for key, values in samples.items()
-    ]
-    goals: list[dict[str, object]] = []
-    for goal in GOALS:
-        reached = goal_ratio(middles, goal)
-        goals.append(asdict(goal) | {"reached": reached, "verdict": verdict(goal, reached)})
-    for phase, title in TITLES.items():
-        own, most, judged = memory_verdict(middles, phase)
-        goals.append(
-            {"title": f"{title}, peak memory", "phase": phase, "reached": own, "must": most, "verdict": judged}
-        )
-    machine = {"cpus": os.cpu_count(), "architecture": platform.machine(), "kernel": platform.release()}
-    document = {"rounds": rounds, "machine": machine, "versions": versions, "figures": figures, "goals": goals}
-    return json.dumps(document, indent=2) + "\n"
-
-
 # --- the command line ---
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    made = argparse.ArgumentParser(prog="mount.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    add = made.add_argument
-    add("--peers", type=existing_directory, required=True, metavar="DIR", help="holds the program restic")
-    add("--corpus", type=existing_directory, required=True, metavar="DIR", help="holds linux and big")
-    add("--work", type=existing_directory, default="/dev/shm", metavar="DIR", help="(default: %(default)s)")
-    add("--rounds", type=positive, default=3, metavar="N", help="how often to run everything (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write every figure to FILE as well")
-    add("--only", type=names_among(tuple(TITLES)), default=list(TITLES), metavar="NAMES", help=f"{','.join(TITLES)}")
-    add("--tools", type=names_among(TOOLS), default=list(TOOLS), metavar="NAMES", help=f"tools: {','.join(TOOLS)}")
-    add("--backupforge", type=shlex.split, default=["backupforge"], metavar="CMD", help="how backupforge is started")
+    made = common_options("mount.py", __doc__, "the program restic", "linux and big")
+    names_option(made, "--only", tuple(TITLES))
+    names_option(made, "--tools", TOOLS)
     return made
 
 
@@ -363,21 +284,13 @@ def compare(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="mount-", dir=arguments.work) as name:
         scenes = make_repositories(contenders, sources, Path(name))
         samples = measure_all(contenders, scenes, arguments.only, arguments.rounds)
-    middles = medians(samples)
-    print(f"\n{figure_table(middles, arguments.tools)}")
-    print(f"\n{goal_table(middles)}")
-    for key in unsteady(samples):
-        note(f"unsteady: {key.tool}, {TITLES[key.phase]}: {samples[key]} s; was the machine busy?")
-    if arguments.json:
-        arguments.json.write_text(as_json(samples, versions, arguments.rounds))
+    Report({CORPUS: TITLES}, QUANTITIES, GOALS).show(samples, versions, arguments.rounds, arguments.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
-    return exit_status("mount.py", parser().parse_args(argv), compare)
+    return exit_status(parser(), argv, compare)
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the run like Ctrl-C: mounts ended, children killed, directories removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    start(main)

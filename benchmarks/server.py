@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import socket
 import statistics
@@ -32,7 +31,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from api.services.store_backend import StoreBackend
-from benchmarks.compare import BenchmarkError, aligned, kill, note, positive
+from benchmarks.figures import aligned, machine
+from benchmarks.options import existing_directory, exit_status, positive, start
+from benchmarks.running import BenchmarkError, kill, note
 from bfrepo.core.clock import SystemClock
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Snapshot, SnapshotSummary, encode_snapshot
 from bfrepo.data.tree import save_tree
@@ -283,47 +284,43 @@ def table(figures: dict[str, Figure]) -> str:
 
 def as_json(figures: dict[str, Figure], snapshots: int, peak_bytes: int) -> str:
     """The whole run as a JSON document."""
-    machine = {"cpus": os.cpu_count(), "architecture": platform.machine(), "kernel": platform.release()}
     shown = [asdict(figure) | {"request": name, "verdict": verdict(name, figure)} for name, figure in figures.items()]
-    document = {"snapshots": snapshots, "machine": machine, "peak_bytes": peak_bytes, "figures": shown}
+    document = {"snapshots": snapshots, "machine": machine(), "peak_bytes": peak_bytes, "figures": shown}
     return json.dumps(document, indent=2) + "\n"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--snapshots", type=positive, default=10_000, help="how many the repository has")
-    result.add_argument("--work", type=Path, default=Path("/dev/shm"), help="where the server keeps its data")
-    result.add_argument("--json", type=Path, help="a file for every figure")
-    return result
+    """The command line of this program."""
+    made = argparse.ArgumentParser(prog="server.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    made.add_argument("--snapshots", type=positive, default=10_000, help="how many the repository has")
+    made.add_argument("--work", type=existing_directory, default="/dev/shm", help="where the server keeps its data")
+    made.add_argument("--json", type=Path, help="a file for every figure")
+    return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run it. Exit status as of compare.py."""
-    arguments = parser().parse_args(argv)
-    try:
-        with tempfile.TemporaryDirectory(prefix="server-", dir=arguments.work) as place:
-            data = Path(place) / "data"
-            with serving(data) as server:
-                note(f"{arguments.snapshots} snapshots are made")
-                fill(server, data, arguments.snapshots)
-                wait_until_measured(server)
-                figures = {}
-                for name, path in PATHS.items():
-                    note(name)
-                    figures[name] = measure(server, path, FOR_S)
-                peak_bytes = server.peak_bytes()
-    except (BenchmarkError, OSError) as error:
-        note(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
+def measure_all(arguments: argparse.Namespace) -> None:
+    """The whole run: measures, prints the table, writes the JSON."""
+    with tempfile.TemporaryDirectory(prefix="server-", dir=arguments.work) as place:
+        data = Path(place) / "data"
+        with serving(data) as server:
+            note(f"{arguments.snapshots} snapshots are made")
+            fill(server, data, arguments.snapshots)
+            wait_until_measured(server)
+            figures = {}
+            for name, path in PATHS.items():
+                note(name)
+                figures[name] = measure(server, path, FOR_S)
+            peak_bytes = server.peak_bytes()
     print(table(figures))
     print(f"\npeak memory of the server: {peak_bytes / 1e6:.0f} MB")
     if arguments.json:
         arguments.json.write_text(as_json(figures, arguments.snapshots, peak_bytes))
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
+    return exit_status(parser(), argv, measure_all)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

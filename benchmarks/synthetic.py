@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 from array import array
@@ -26,21 +25,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from benchmarks.compare import (
-    PASSWORD,
-    BenchmarkError,
-    Measure,
-    Pipeline,
-    aligned,
-    existing_directory,
-    exit_status,
-    find_program,
-    in_units,
-    memory_at_hand,
-    note,
-    positive,
-    run,
-)
+from benchmarks.figures import aligned, in_units
+from benchmarks.options import existing_directory, exit_status, positive, start
+from benchmarks.places import memory_at_hand
+from benchmarks.running import PASSWORD, BenchmarkError, Measure, Pipeline, find_program, note, run
 from bfrepo.compression import Compressor
 from bfrepo.core.clock import SystemClock
 from bfrepo.core.ids import BlobKind
@@ -91,7 +79,7 @@ class Maker:
         config, table, objects = repository.config, repository.index.table, repository.objects
         self._sealer = FrameSealer(Compressor(config.compression), verify=False)
         self._pool = PackPool(
-            table, repository.backend, objects, repository.keys.pack_key, repository.id, repository.clock, PACK_BYTES
+            table, repository.backend, objects, repository.keys.pack_key, repository.id, repository.clock, PACK_BYTES, 1
         )
         self.trees: Saver = repository.make_saver(SaverOptions(config.compression, config.pack_size, 2, verify=False))
         self._ids = self._new_files()
@@ -124,6 +112,7 @@ class Maker:
     def finish(self) -> None:
         """Make everything durable."""
         self._pool.finish()
+        self._pool.write_index()
         self.trees.flush()
         self.trees.close()
 
@@ -136,7 +125,7 @@ class Maker:
             plain = memoryview(blake3(self._frames.to_bytes(8, "little")).digest(length=BLOB_BYTES * FRAME_BLOBS))
             ids = [hash_blob(plain[at : at + BLOB_BYTES]) for at in range(0, len(plain), BLOB_BYTES)]
             pack = self._pool.take(BlobKind.DATA)
-            self._sealer.add(pack, plain, b"".join(ids), sizes)
+            self._sealer.add(pack, self._sealer.compress(plain), b"".join(ids), sizes)
             self._pool.put_back(BlobKind.DATA, pack)
             yield from ids
 
@@ -308,7 +297,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
-    return exit_status("synthetic.py", parser().parse_args(argv), do_as_told)
+    return exit_status(parser(), argv, do_as_told)
 
 
 def do_as_told(arguments: argparse.Namespace) -> None:
@@ -338,6 +327,4 @@ def compare_sizes(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the run like Ctrl-C: children killed, directories removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    start(main)

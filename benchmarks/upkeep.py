@@ -12,47 +12,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.compare import (
-    MEMORY_FOR_TOOL,
+from benchmarks.figures import Goal, Key, Report, Samples
+from benchmarks.options import common_options, exit_status, start
+from benchmarks.places import MEMORY_FOR_TOOL, memory_at_hand, tree_bytes, workplace
+from benchmarks.running import (
     PASSWORD,
     BenchmarkError,
-    Goal,
-    Key,
     Measure,
     Pipeline,
     Scene,
     Tool,
-    aligned,
-    existing_directory,
-    exit_status,
     find_program,
-    goal_ratio,
-    medians,
-    memory_at_hand,
     note,
-    positive,
-    ratio,
     rotated,
     run,
-    show_ratio,
-    show_value,
     tool_environment,
-    tree_bytes,
-    unsteady,
-    verdict,
     version_of,
-    workplace,
 )
 
 TOOLS = ("backupforge", "restic")
@@ -216,11 +197,9 @@ def snapshot_ids(command: list[str], environment: dict[str, str]) -> list[str]:
     return [each["id"] for each in sorted(json.loads(answer.stdout), key=lambda each: each["time"])]
 
 
-def measure_all(
-    contenders: Sequence[Contender], sources: tuple[Path, ...], root: Path, rounds: int
-) -> dict[Key, list[float]]:
+def measure_all(contenders: Sequence[Contender], sources: tuple[Path, ...], root: Path, rounds: int) -> Samples:
     """All rounds of all tools: each figure's values, one per round."""
-    samples: dict[Key, list[float]] = {}
+    samples: Samples = {}
     needs_bytes = max(map(tree_bytes, sources)) + MEMORY_FOR_TOOL
     for number in range(rounds):
         for tool in rotated([each.tool for each in contenders], number):
@@ -237,64 +216,12 @@ def measure_all(
     return samples
 
 
-# --- showing ---
-
-
-def figure_table(middles: dict[Key, float], tools: Sequence[str]) -> str:
-    """All figures: for each tool the median and its ratio against restic."""
-    rows = [["linux 6.1 and 6.12", *(cell for tool in tools for cell in (tool, ""))]]
-    for phase, title in TITLES.items():
-        for quantity, what in QUANTITIES.items():
-            if quantity == "added_bytes" and phase not in SIZED:
-                continue
-            row = [f"{title}, {what}"]
-            for tool in tools:
-                key = Key(tool, CORPUS, phase, quantity)
-                row += [show_value(quantity, middles.get(key)), show_ratio(quantity, ratio(middles, key))]
-            rows.append(row)
-    return aligned(rows)
-
-
-def goal_table(middles: dict[Key, float]) -> str:
-    """Each goal with what was reached and whether it is met."""
-    rows = [["goal (ratio against restic)", "reached", "must", "aim", "verdict"]]
-    for goal in GOALS:
-        reached = goal_ratio(middles, goal)
-        shown = (show_ratio(goal.quantity, each) for each in (reached, goal.must, goal.aim))
-        rows.append([goal.title, *shown, verdict(goal, reached)])
-    return aligned(rows)
-
-
-def as_json(samples: dict[Key, list[float]], versions: dict[str, str], rounds: int) -> str:
-    """The whole run as a JSON document, in the form of compare.py's."""
-    middles = medians(samples)
-    figures = [
-        key._asdict() | {"samples": values, "median": middles[key], "ratio": ratio(middles, key)}
-        for key, values in samples.items()
-    ]
-    goals = []
-    for goal in GOALS:
-        reached = goal_ratio(middles, goal)
-        goals.append(asdict(goal) | {"reached": reached, "verdict": verdict(goal, reached)})
-    machine = {"cpus": os.cpu_count(), "architecture": platform.machine(), "kernel": platform.release()}
-    document = {"rounds": rounds, "machine": machine, "versions": versions, "figures": figures, "goals": goals}
-    return json.dumps(document, indent=2) + "\n"
-
-
 # --- the command line ---
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    made = argparse.ArgumentParser(prog="upkeep.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    add = made.add_argument
-    add("--peers", type=existing_directory, required=True, metavar="DIR", help="holds the program restic")
-    add("--corpus", type=existing_directory, required=True, metavar="DIR", help="holds linux and linux12")
-    add("--work", type=existing_directory, default="/dev/shm", metavar="DIR", help="(default: %(default)s)")
-    add("--rounds", type=positive, default=3, metavar="N", help="how often to run everything (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write every figure to FILE as well")
-    add("--backupforge", type=shlex.split, default=["backupforge"], metavar="CMD", help="how backupforge is started")
-    return made
+    return common_options("upkeep.py", __doc__, "the program restic", "linux and linux12")
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -306,21 +233,13 @@ def compare(arguments: argparse.Namespace) -> None:
     versions = {each.name: version_of(each.tool) for each in contenders}
     with workplace(arguments.corpus, SOURCES, arguments.work) as (root, sources):
         samples = measure_all(contenders, sources, root, arguments.rounds)
-    middles = medians(samples)
-    print(f"\n{figure_table(middles, TOOLS)}")
-    print(f"\n{goal_table(middles)}")
-    for key in unsteady(samples):
-        note(f"unsteady: {key.tool}, {TITLES[key.phase]}: {samples[key]} s; was the machine busy?")
-    if arguments.json:
-        arguments.json.write_text(as_json(samples, versions, arguments.rounds))
+    Report({CORPUS: TITLES}, QUANTITIES, GOALS).show(samples, versions, arguments.rounds, arguments.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program. Returns its exit status (argparse: 2 for wrong usage)."""
-    return exit_status("upkeep.py", parser().parse_args(argv), compare)
+    return exit_status(parser(), argv, compare)
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the run like Ctrl-C: children killed, directories removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    start(main)

@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "import": Entry("cli.commands.imports", _MOVE, "Make snapshots of a tar archive or a restic repository."),
     "export": Entry("cli.commands.export", _MOVE, "Write a snapshot as a tar archive."),
     "vma": Entry("cli.commands.vma", _MOVE, "Unpack and make archives of virtual machines (VMA)."),
+    "proxmox": Entry("cli.commands.proxmox", _MOVE, "Back up and restore guests of Proxmox VE."),
     "run": Entry("cli.commands.run", _AUTOMATE, "Back up, forget, prune and check as a profile says."),
     "schedule": Entry("cli.commands.schedule", _AUTOMATE, "Run profiles at fixed times, by systemd or cron."),
     "server": Entry("cli.commands.server", _AUTOMATE, "Serve statistics, snapshots, jobs and stores over HTTP."),

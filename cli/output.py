@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from bfrepo.core.errors import BackupForgeError
+from bfrepo.core.names import shown_name, unshown_base64
 from cli.log import LogFile
 from cli.render import Style, shown, style_for
 
@@ -151,7 +151,5 @@ def json_line(content: Mapping[str, Any]) -> str:
 
 def path_fields(path: bytes, key: str = "path") -> dict[str, str]:
     """A raw path as JSON can have it: a string, and base64 of the bytes beside it where they are not UTF-8."""
-    try:
-        return {key: path.decode()}
-    except UnicodeDecodeError:
-        return {key: path.decode(errors="replace"), f"{key}_raw": base64.b64encode(path).decode("ascii")}
+    text, raw = shown_name(path), unshown_base64(path)
+    return {key: text} if raw is None else {key: text, f"{key}_raw": raw}

@@ -16,6 +16,8 @@ from cli.options import Flags
 from cli.passwords import PasswordSource, one_of
 
 if TYPE_CHECKING:
+    from bfrepo.sources.proxmox.api import ApiSettings
+    from bfrepo.sources.proxmox.node import NodeAccess
     from bfrepo.storage.options import StorageOptions
     from cli.profiles import Profile
 
@@ -34,6 +36,12 @@ VARIABLES: Final = {
     "BACKUPFORGE_REST_USERNAME": "who we are for a REST server, where the location does not say it",
     "BACKUPFORGE_REST_PASSWORD": "the password for a REST server, where the location has none",
     "BACKUPFORGE_SFTP_PASSWORD": "the password for an SFTP server that takes no key",
+    "BACKUPFORGE_PROXMOX_API": "where the API of a Proxmox cluster is",
+    "BACKUPFORGE_PROXMOX_TOKEN": "the token for that API, USER@REALM!NAME=SECRET",
+    "BACKUPFORGE_PROXMOX_TOKEN_FILE": "a file that holds that token",
+    "BACKUPFORGE_PROXMOX_CA_FILE": "certificates to trust that API by, in place of the system's",
+    "BACKUPFORGE_PROXMOX_NODE_DIR": "a directory on those nodes for what backups need meanwhile",
+    "BACKUPFORGE_PROXMOX_SSH": "how the cluster's nodes are reached, such as root@{node}",
     "BACKUPFORGE_SERVER_DATABASE": "the URL of the server's database, which may have a password in it",
     "BACKUPFORGE_SERVER_DATA": "where the server keeps its key, its database and what clients store",
     "BACKUPFORGE_MCP_TOKEN": "the token that clients of `mcp --listen` have to send",
@@ -108,6 +116,44 @@ class Settings:
                 hint="write one into a file for --token-file: openssl rand -hex 32",
             )
         return token
+
+    def proxmox(self, api: str | None, token_file: str | None, ca_file: str | None) -> ApiSettings:
+        """The API of a Proxmox cluster, and the token. Raises UsageError for what nobody said, BackupForgeError."""
+        from bfrepo.sources.proxmox.api import ApiSettings, parse_api
+
+        place = api or self.environment.get("BACKUPFORGE_PROXMOX_API")
+        if not place:
+            raise UsageError("nobody said where the Proxmox API is", hint="use --api or BACKUPFORGE_PROXMOX_API")
+        file = token_file or self.environment.get("BACKUPFORGE_PROXMOX_TOKEN_FILE")
+        try:
+            token = Path(file).read_text().strip() if file else self.environment.get("BACKUPFORGE_PROXMOX_TOKEN", "")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BackupForgeError(f"cannot read the token in {file}: {error}") from error
+        if not token:
+            raise UsageError(
+                "no token for the Proxmox API was given",
+                hint="write USER@REALM!NAME=SECRET into a file for --token-file, readable by you alone",
+            )
+        host, port = parse_api(place)
+        trusted = ca_file or self.environment.get("BACKUPFORGE_PROXMOX_CA_FILE") or None
+        return ApiSettings(host=host, port=port, token=token, ca_file=trusted)
+
+    def proxmox_nodes(self, way: str | None, *, sudo: bool, work: str | None) -> NodeAccess:
+        """How the nodes of a Proxmox cluster are reached: as SFTP servers are, unless the way says something else."""
+        from bfrepo.sources.proxmox.node import USUAL_WAY, NodeAccess
+        from bfrepo.sources.proxmox.script import WORK
+        from bfrepo.ssh.config import SshSettings
+
+        sftp = self.storage.sftp
+        ssh = SshSettings(
+            identity_file=sftp.identity_file,
+            known_hosts=sftp.known_hosts,
+            config_file=sftp.config_file,
+            password=sftp.password,
+        )
+        chosen = way or self.environment.get("BACKUPFORGE_PROXMOX_SSH") or USUAL_WAY
+        folder = work or self.environment.get("BACKUPFORGE_PROXMOX_NODE_DIR") or WORK
+        return NodeAccess(way=chosen, ssh=ssh, sudo=sudo, work=folder)
 
     def server_data(self, option: str | None) -> Path:
         """Where the server keeps its key, its database and what clients store."""

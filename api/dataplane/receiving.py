@@ -7,12 +7,13 @@ have. Bytes that the disk has not taken yet are not asked for.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import HttpVersion11, web
 
-from api.dataplane.direct import can_be_taken, take
+from api.dataplane.direct import TAKER, can_be_taken
 from api.problems import Problem
 from api.routing import too_large
 from api.services.store_files import ObjectPath
@@ -32,24 +33,31 @@ _BATCH: Final = 512 << 10
 """What is written and hashed at once: enough for a thread to be worth its while."""
 
 
-async def receive(request: web.Request, services: Services, store: Store, path: ObjectPath) -> None:
-    """Store the body of a request. Raises Problem: 400, 403, 408, 411, 413, 415, 507; OSError."""
-    size = _checked_size(request)
-    threads = services.data_threads
-    likely = services.likely_hashes.get(store.id, "blake3")
-    upload = await threads.run(Upload, services.stores, store, path, size, likely)
+async def receive(request: web.Request, services: Services, find: Callable[[], Store], path: ObjectPath) -> None:
+    """Store the body of a request in the store that is found, in a thread.
+
+    Raises Problem: what `find` raises, and 400, 403, 408, 411, 413, 415, 507; OSError.
+    """
+    size, threads = _checked_size(request), services.data_threads
+    upload = await threads.run(_begin, services, find, path, size)
     try:
         await _go_on(request)
         async with asyncio.timeout(START_S + size / LEAST_RATE):
             if can_be_taken(request, size):
-                await take(request, threads, upload, size, SILENCE_S)
+                await request.app[TAKER].take(request, upload, size, SILENCE_S)
             else:
                 await _read(request, services, upload)
-        services.likely_hashes[store.id] = await threads.run(upload.finish)
-    except TimeoutError as error:
-        raise Problem(HTTPStatus.REQUEST_TIMEOUT, "too-slow", "the body came too slowly") from error
-    finally:
+        services.likely_hashes[upload.store.id] = await threads.run(upload.finish)
+    except BaseException as error:
         await asyncio.shield(threads.run(upload.give_up))
+        if isinstance(error, TimeoutError):
+            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "too-slow", "the body came too slowly") from error
+        raise
+
+
+def _begin(services: Services, find: Callable[[], Store], path: ObjectPath, size: int) -> Upload:
+    store = find()
+    return Upload(services.stores, store, path, size, services.likely_hashes.get(store.id, "blake3"))
 
 
 def _checked_size(request: web.Request) -> int:

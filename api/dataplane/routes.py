@@ -16,13 +16,14 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.dataplane.direct import TAKEN
+from api.dataplane.direct import TAKEN, TAKER, Taker
 from api.dataplane.receiving import receive
 from api.dataplane.sending import send_file, send_listing
 from api.identity import Caller
@@ -54,6 +55,7 @@ class DataRoute:
 
 def add_routes(app: web.Application) -> None:
     """Make an application serve the data plane."""
+    app[TAKER] = Taker(app[SERVICES].data_threads)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _make_handler(route), expect_handler=_expect)
 
@@ -110,9 +112,14 @@ async def _expect(_request: web.Request) -> None:
     """Who asks whether to send a body is told when all that can be refused without it has been looked at."""
 
 
-async def _store(request: web.Request, services: Services) -> Store:
+def _finder(request: web.Request, services: Services) -> Callable[[], Store]:
+    """What finds, in a thread, the store that a path names."""
     match = request.match_info
-    return await services.data_threads.run(services.stores.find, request[CALLER], match["tenant"], match["name"])
+    return partial(services.stores.find, request[CALLER], match["tenant"], match["name"])
+
+
+async def _store(request: web.Request, services: Services) -> Store:
+    return await services.data_threads.run(_finder(request, services))
 
 
 def _object(request: web.Request) -> ObjectPath:
@@ -160,8 +167,7 @@ async def _get(request: web.Request, services: Services) -> web.StreamResponse:
 
 
 async def _save(request: web.Request, services: Services) -> web.StreamResponse:
-    store, path = await _store(request, services), _object(request)
-    await receive(request, services, store, path)
+    await receive(request, services, _finder(request, services), _object(request))
     return web.Response()
 
 

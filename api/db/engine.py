@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from bfrepo.core.errors import InvalidValue
+from bfrepo.core.errors import BackupForgeError, InvalidValue
+
+_END_S: Final = 30.0
+"""How long the end waits for transactions that are under way; none takes that long."""
 
 
 class Database:
@@ -34,11 +38,14 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        self._in_use = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection that sees one state of the database, for reading."""
-        with self.engine.connect() as connection:
+        with self._use(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -47,12 +54,35 @@ class Database:
 
         SQLite's takes the right to write at once, so that it waits in the beginning and never fails in the middle.
         """
-        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with (
+            self._use(),
+            self.engine.connect().execution_options(writes=True) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all connections. Waits for transactions under way: threads that nobody waits for may be in one.
+
+        From then on everything raises BackupForgeError.
+        """
+        with self._changed:
+            self._is_closed = True
+            self._changed.wait_for(lambda: not self._in_use, _END_S)
         self.engine.dispose()
+
+    @contextmanager
+    def _use(self) -> Iterator[None]:
+        with self._changed:
+            if self._is_closed:
+                raise BackupForgeError("the database is closed: the program ends")
+            self._in_use += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_use -= 1
+                self._changed.notify_all()
 
 
 _FORMS = "write sqlite:///PATH or postgresql://user@host/name"

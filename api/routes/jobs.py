@@ -24,6 +24,7 @@ EVENTS_TYPE: Final = "text/event-stream"
 _POLL_S: Final = 0.5
 _REMIND_S: Final = 15.0
 """How long nothing is said, before a comment shows that the connection is alive."""
+_STALLED_S: Final = 60.0
 _STREAM_S: Final = 300.0
 """How long one answer lasts: clients come again, with a token that is still good."""
 
@@ -85,24 +86,37 @@ async def _restore_snapshot(call: Call[NoFields, RestoreRequest]) -> Run:
 
 async def _get_run_events(call: Call[NoFields, NoFields]) -> web.StreamResponse:
     run = await call.run(call.services.runs.get, call.caller, call.path["id"])
-    last = _last_seen(call.request)
+    with call.services.watchers.turn(call.caller.tenant_id):
+        return await _tell_events(call, run.id, _last_seen(call.request))
+
+
+async def _tell_events(call: Call[NoFields, NoFields], run_id: str, last: int) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": EVENTS_TYPE, "X-Accel-Buffering": "no"})
     await response.prepare(call.request)
     loop = asyncio.get_running_loop()
     said, until = loop.time(), loop.time() + _STREAM_S
     while True:
-        events, ended = await call.run(call.services.runs.events, call.caller, run.id, last)
+        events, ended = await call.run(call.services.runs.events, call.caller, run_id, last)
         if events:
             last, said = events[-1].id, loop.time()
-            await response.write(b"".join(map(_frame, events)))
+            await _write(response, b"".join(map(_frame, events)))
         if ended or loop.time() > until:
             break
         if loop.time() - said > _REMIND_S:
             said = loop.time()
-            await response.write(b": still here\n\n")
+            await _write(response, b": still here\n\n")
         await asyncio.sleep(0 if events else _POLL_S)
     await response.write_eof()
     return response
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    """Raises ConnectionResetError when the client takes nothing."""
+    try:
+        async with asyncio.timeout(_STALLED_S):
+            await response.write(data)
+    except TimeoutError as error:
+        raise ConnectionResetError("the client takes nothing") from error
 
 
 def _last_seen(request: web.Request) -> int:
@@ -219,6 +233,7 @@ ROUTES: Final = (
         scope="jobs:read",
         streams=EVENTS_TYPE,
         summary="What a run says, as it says it",
+        problems=(HTTPStatus.TOO_MANY_REQUESTS,),
     ),
     Route(
         method="POST",

@@ -17,9 +17,9 @@ from api.problems import Problem
 from api.routing import Call, NoFields, Route
 from api.services.catalogue import SnapshotView
 from api.services.contents import ArchiveQuery, DiffQuery, OpenFile, PlaceQuery, RepositoryId, Tree, TreeQuery
-from api.services.names import shown
 from api.services.snapshots import EncodedPage, SnapshotPage, SnapshotQuery
 from api.streaming import read_size, send_pieces, send_produced
+from bfrepo.core.names import shown_name
 from bfrepo.core.protocols import Buffer
 
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -113,7 +113,7 @@ async def _answer_file(call: Call[PlaceQuery, NoFields], file: OpenFile) -> web.
     headers = {"ETag": file.etag, "Accept-Ranges": "bytes"}
     if any(tag.value in ("*", file.etag.strip('"')) for tag in request.if_none_match or ()):
         return web.Response(status=HTTPStatus.NOT_MODIFIED.value, headers=headers)
-    headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(shown(file.name), safe='')}"
+    headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(shown_name(file.name), safe='')}"
     start, end, status = 0, size, HTTPStatus.OK
     found = _range(request, file)
     if found is not None:

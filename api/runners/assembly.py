@@ -7,6 +7,7 @@ from typing import Final
 
 from api.config import ServerConfig, ServerKeys
 from api.db.engine import Database
+from api.runners.allotment import Allotment
 from api.runners.base import Dispatch, Runner
 from api.runners.carrier import CHILD, Carrier, Pace
 from api.runners.crew import Crew
@@ -14,6 +15,7 @@ from api.runners.embedded import EmbeddedRunner
 from api.runners.ordering import OpenTo, Orders
 from api.runners.telling import Teller
 from api.services.runqueue import RunQueue
+from api.services.stores import Stores
 from bfrepo.core.clock import Clock
 from bfrepo.core.errors import UsageError
 
@@ -38,7 +40,8 @@ class Parts:
         self.queue = RunQueue(database, clock, stale_s=pace.stale_s)
         teller = Teller(database, keys, config)
         self.dispatch = Dispatch(self.queue, teller, pace)
-        self.carrier = Carrier(self.queue, Orders(config, database, opening).make, teller.tell, pace, command)
+        orders, allotment = Orders(config, database, opening), Allotment(Stores(database, clock, config.stores))
+        self.carrier = Carrier(self.queue, orders.make, allotment, teller.tell, pace, command)
 
     def crew(self, slots: int) -> Crew:
         """Those who carry out runs here."""

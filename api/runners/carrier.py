@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.problems import Problem
+from api.runners.allotment import Allotment
 from api.runners.orders import END, Order
 from api.runners.process import Process, module_command
+from api.runners.room import ROOM, Granted
 from api.services.runqueue import Claim, Ending, EndState, RunQueue
 from bfrepo.core.errors import BackupForgeError
 
@@ -76,13 +79,18 @@ class Carrier:
         self,
         queue: RunQueue,
         make_order: Callable[[Claim], Order],
+        allotment: Allotment,
         tell_people: Callable[[Ending], object],
         pace: Pace,
         command: Sequence[str] = CHILD,
     ) -> None:
-        """`make_order` and `tell_people` block and are called in threads; the first may raise what it likes."""
+        """`make_order`, `allotment` and `tell_people` block and are called in threads.
+
+        The first may raise what it likes.
+        """
         self._queue = queue
         self._make_order = make_order
+        self._allotment = allotment
         self._tell_people = tell_people
         self._pace = pace
         self._command = command
@@ -105,9 +113,31 @@ class Carrier:
             return "failed", error.detail if isinstance(error, Problem) else str(error)
         async with self._attended(claim, process, account):
             async for line in process.events():
-                account.take(line.kind, line.data)
+                if line.kind == ROOM:
+                    await self._allot(order, process, line.data)
+                else:
+                    account.take(line.kind, line.data)
             status = await process.wait()
+        await self._settle(order)
         return self._judge(account, status, process)
+
+    async def _allot(self, order: Order, process: Process, data: dict[str, Any]) -> None:
+        """Answer a question for room. A database that does not answer is waited for, as long as the run may go on."""
+        while True:
+            try:
+                room = await asyncio.to_thread(self._allotment.grant, order.opening, data["least"], data["wanted"])
+                break
+            except SQLAlchemyError:
+                log.warning("a run waits for room, and the database does not answer", exc_info=True)
+                await asyncio.sleep(1.0)
+        await process.tell(msgspec.json.encode(Granted(room)))
+
+    async def _settle(self, order: Order) -> None:
+        """What was not used is given back, and what was deleted. If that fails, the hourly count does it."""
+        try:
+            await asyncio.to_thread(self._allotment.settle, order.opening)
+        except Exception:  # the run has ended as it has, all the same
+            log.warning("a store could not be counted after a run", exc_info=True)
 
     def _judge(self, account: _Account, status: int, process: Process) -> tuple[EndState, str]:
         end = account.end

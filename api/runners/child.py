@@ -22,6 +22,7 @@ import msgspec
 from api.problems import Problem
 from api.runners.orders import END, Line, Order
 from api.runners.process import ENVIRONMENT
+from api.runners.room import ROOM, Room
 from api.services.allowances import AllowedHost
 from api.services.jobspecs import JobSpec, Kind, RestoreSpec, Source, exclude_rules
 from api.services.locations import open_to
@@ -32,13 +33,13 @@ from bfrepo.core.progress import Change, Progress, Reporter
 from bfrepo.data.selection import SnapshotFilter
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.localfs.metadata import Owners
-from bfrepo.operations.backup import BackupOptions, BackupResult
+from bfrepo.operations.backup import BackupOptions, BackupResult, SeveralBackups
 from bfrepo.operations.check import CheckOptions, CheckResult
 from bfrepo.operations.forget import ForgetOptions, ForgetPlan
 from bfrepo.operations.hooks import Hooks
 from bfrepo.operations.prune import PruneOptions, PruneResult
 from bfrepo.operations.restore import restore
-from bfrepo.operations.routine import BackupStep, ForgetStep, Routine, StepResult, Watch, run_routine
+from bfrepo.operations.routine import BackupsStep, BackupStep, ForgetStep, Routine, StepResult, Watch, run_routine
 from bfrepo.repository.repository import Repository
 from bfrepo.restorer.plan import RestoreOptions
 from bfrepo.sources.base import StreamedSource
@@ -166,9 +167,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stopping.handle)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
-    threading.Thread(target=_end_with_runner, daemon=True).start()
+    room = Room(lambda least, wanted: channel.send(ROOM, {"least": least, "wanted": wanted}))
+    threading.Thread(target=_hear_runner, args=(room,), daemon=True).start()
     try:
-        state, error, result = _carry_out(order, channel, stopping)
+        state, error, result = _carry_out(order, channel, stopping, room)
     except Interrupted as error_:
         state, error, result = "interrupted", str(error_), {}
     except BackupForgeError as error_:
@@ -186,22 +188,23 @@ def _own_output() -> BinaryIO:
     return open(ours, "wb")
 
 
-def _end_with_runner() -> None:
-    """Wait until nobody holds the other end of standard input, and end then."""
-    while sys.stdin.buffer.read(4096):
-        pass
+def _hear_runner(room: Room) -> None:
+    """Take answers until nobody holds the other end of standard input, and end then."""
+    for line in sys.stdin.buffer:
+        room.answer(line)
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_GRACE_S)
     os._exit(1)
 
 
-def _carry_out(order: Order, channel: Channel, stopping: Stopping) -> tuple[str, str, dict[str, Any]]:
+def _carry_out(order: Order, channel: Channel, stopping: Stopping, room: Room) -> tuple[str, str, dict[str, Any]]:
     watcher = Watcher(channel, stopping)
+    take_room = room.take if order.metered else None
     if order.restore is not None:
         return _restore(order, order.restore, watcher)
     if order.job is None:
         raise BackupForgeError("there is nothing to do")
-    done = run_routine(_routine(order, order.job), lambda: _open(order), watcher, SystemClock())
+    done = run_routine(_routine(order, order.job), lambda: _open(order, take_room), watcher, SystemClock())
     result: dict[str, Any] = {}
     for step in done.steps:
         result |= _account(step)
@@ -220,8 +223,8 @@ def _restore(order: Order, what: RestoreSpec, watcher: Watcher) -> tuple[str, st
     return "incomplete" if errors else "done", f"{errors} items could not be restored" if errors else "", result
 
 
-def _open(order: Order) -> Repository:
-    return open_to(order.place.config(), SystemClock(), order.opening)
+def _open(order: Order, take_room: Callable[[int], None] | None = None) -> Repository:
+    return open_to(order.place.config(), SystemClock(), order.opening, take_room=take_room)
 
 
 def _routine(order: Order, job: JobSpec) -> Routine:
@@ -233,14 +236,23 @@ def _routine(order: Order, job: JobSpec) -> Routine:
         timeout_s=_HOOK_S,
         output=2,
     )
+    backup: BackupStep | BackupsStep | None = (
+        _backup_step(job, job.source, order.host) if job.source is not None else None
+    )
+    concerns = _concerns(job, order.host)
+    if job.proxmox is not None and order.cluster is not None:
+        from api.runners.guests import GuestBackups  # noqa: PLC0415 - packages that few need
+
+        guests = GuestBackups(job, job.proxmox, order.cluster, username=_username(), program=PROGRAM)
+        backup, concerns = BackupsStep(back_up=guests.back_up), guests.concerns
     forget = None
     if job.retention is not None:
         options = ForgetOptions(rules=job.retention.rules())
-        forget = ForgetStep(options=options, concerns=_concerns(job, order.host))
+        forget = ForgetStep(options=options, concerns=concerns)
     return Routine(
         name=order.name,
         hooks=hooks,
-        backup=_backup_step(job, job.source, order.host) if job.source is not None else None,
+        backup=backup,
         forget=forget,
         prune=PruneOptions() if job.kind is Kind.PRUNE else None,
         check=_check_options(job) if job.kind is Kind.CHECK else None,
@@ -326,6 +338,11 @@ def _account(step: StepResult) -> dict[str, Any]:
         case BackupResult() as made:
             snapshot = {"snapshot": made.snapshot_id.hex() if made.snapshot_id else None}
             return {**snapshot, **msgspec.to_builtins(made.snapshot.summary)}
+        case SeveralBackups() as several:
+            ids = [each.snapshot_id.hex() for each in several.made if each.snapshot_id]
+            counted = ("size", "data_added", "data_stored", "errors")
+            sums = {name: sum(getattr(each.snapshot.summary, name) for each in several.made) for name in counted}
+            return {"snapshots": ids, "guests": len(several.made), "guests_failed": several.failed, **sums}
         case ForgetPlan() as plan:
             return {"snapshots_kept": len(plan.kept), "snapshots_removed": len(plan.removed)}
         case PruneResult() as pruned:

@@ -17,6 +17,7 @@ from api.runners.orders import Hooks, Order, Place
 from api.services.allowances import (
     Allowance,
     AllowedHost,
+    cluster_of,
     hook_command,
     load_allowance,
     readable_paths,
@@ -52,7 +53,10 @@ class Orders:
         if spec.job is not None:
             if spec.job.kind is Kind.BACKUP and order.opening.location.startswith(STORE):
                 self._check_quota(claim.tenant_id)
+                order.metered = True
             (order.job, order.host), order.hooks = _allowed(allowance, spec.job), _commands(allowance, spec.job.hooks)
+            if spec.job.proxmox is not None:
+                order.cluster = cluster_of(allowance, spec.job.proxmox.cluster)
         if spec.restore is not None:
             order.restore = replace(spec.restore, target=restore_target(allowance, spec.restore.target))
         return order

@@ -1,7 +1,8 @@
 """What a runner and the process that carries out a run tell each other, as lines of JSON through pipes.
 
-First comes the order, the only line to the process; its end of the pipe stays open for as long as the runner lives.
-Back come events, and at last one of the kind "end". Secrets are in the order, and so in no command line and no file.
+First comes the order, then nothing but answers to questions for room; the runner's end of the pipe stays open for as
+long as it lives. Back come events, and at last one of the kind "end". Secrets are in the order, and so in no command
+line and no file.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from api.config import ServerConfig
-from api.services.allowances import AllowedHost
+from api.services.allowances import AllowedHost, Cluster
 from api.services.jobspecs import JobSpec, RestoreSpec
 from api.services.locations import Opening
 
@@ -52,7 +53,10 @@ class Order(msgspec.Struct, kw_only=True):
     job: JobSpec | None = None
     restore: RestoreSpec | None = None
     host: AllowedHost | None = None
+    cluster: Cluster | None = None
     hooks: Hooks = msgspec.field(default_factory=Hooks)
+    metered: bool = False
+    """Whether the process asks for room before it stores: see `room`."""
 
 
 class Line(msgspec.Struct):

@@ -59,10 +59,14 @@ class Process:
                 start_new_session=True,
             )
         started = cls(process, errors, pipe)
-        with contextlib.suppress(ConnectionError):  # it has ended already, and says so by its status
-            _pipe(process.stdin).write(order + b"\n")
-            await _pipe(process.stdin).drain()
+        await started.tell(order)  # if it has ended already, its status will say so
         return started
+
+    async def tell(self, line: bytes) -> None:
+        """One more line to it. One that has ended hears nothing."""
+        with contextlib.suppress(ConnectionError):
+            _pipe(self._process.stdin).write(line + b"\n")
+            await _pipe(self._process.stdin).drain()
 
     async def events(self) -> AsyncIterator[Line]:
         """What it says, until it has no more to say."""

@@ -8,6 +8,15 @@ needed, by whoever runs a job, so each machine decides for itself:
     restore = ["/srv/alpha/restored"]         # directories that it may restore into
     connect = ["10.1.2.0/24"]                 # networks of ours that its notifications may go to
 
+    [tenants.alpha.proxmox.main]              # a cluster of Proxmox VE, by the name that its jobs use
+    api = "https://pve.example.com:8006"
+    token_file = "/etc/backupforge/pve-token"
+    ca_file = "/etc/backupforge/pve-root-ca.pem"
+    ssh = "root@{node}"                       # how nodes are reached
+    identity_file = "/etc/backupforge/id_ed25519"
+    known_hosts = "/etc/backupforge/known_hosts"
+    pools = ["alpha"]                         # guests that its backups may be of; also guests = [100], or all = true
+
     [tenants.alpha.hooks]                     # commands by the names that its jobs use
     stop-shop = ["/usr/local/bin/shop", "stop"]
 
@@ -54,6 +63,30 @@ class AllowedHost(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froz
     sudo: bool = False
 
 
+class Cluster(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """How a cluster of Proxmox VE is reached, and which of its guests a tenant's backups may be of.
+
+    Guests are named by ID and pool: names and tags are changed by those who may change the guest.
+    """
+
+    api: str
+    token_file: str
+    ca_file: str | None = None
+    ssh: str = "root@{node}"
+    identity_file: str | None = None
+    known_hosts: str | None = None
+    config_file: str | None = None
+    sudo: bool = False
+    node_dir: str = "/var/lib/backupforge"
+    guests: tuple[int, ...] = ()
+    pools: tuple[str, ...] = ()
+    all: bool = False
+
+    def allows(self, guest_id: int, pool: str) -> bool:
+        """Whether backups may be of a guest."""
+        return self.all or guest_id in self.guests or (pool != "" and pool in self.pools)
+
+
 class Allowance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """What one tenant's jobs may do."""
 
@@ -62,6 +95,7 @@ class Allowance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen
     connect: tuple[str, ...] = ()
     hooks: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     hosts: dict[str, AllowedHost] = msgspec.field(default_factory=dict)
+    proxmox: dict[str, Cluster] = msgspec.field(default_factory=dict)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -117,6 +151,14 @@ def hook_command(allowance: Allowance, name: str) -> tuple[str, ...]:
     if not command:
         raise _not_allowed(f"there is no hook {name!r} for this tenant", "hooks")
     return command
+
+
+def cluster_of(allowance: Allowance, name: str) -> Cluster:
+    """The cluster of this name. Raises Problem where the operator has not given one."""
+    cluster = allowance.proxmox.get(name)
+    if cluster is None:
+        raise _not_allowed(f"there is no cluster {name!r} for this tenant", "clusters")
+    return cluster
 
 
 def _inside(path: str, roots: tuple[str, ...], what: str) -> str:

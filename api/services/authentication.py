@@ -63,6 +63,15 @@ _OF_SESSION: Final = (
 )
 """The user of a session that goes on. Put together once: that takes longer than asking it, and every request does."""
 
+_OF_API_TOKEN: Final = (
+    select(users, *(api_tokens.c[name].label(f"token_{name}") for name in ("id", "scopes", "expires", "last_used")))
+    .join(api_tokens, api_tokens.c.user_id == users.c.id)
+    .join(tenants, tenants.c.id == users.c.tenant_id)
+    .where(api_tokens.c.secret_hash == bindparam("secret_hash"), api_tokens.c.revoked.is_(None))
+    .where(users.c.disabled.is_(False), tenants.c.deleted.is_(None))
+)
+"""The user of an API token that holds, and the token's own columns. As above."""
+
 
 class Authenticator:
     """Finds callers. Thread-safe; blocks on the database."""
@@ -105,17 +114,8 @@ class Authenticator:
         return claims
 
     def _by_api_token(self, token: str, scope: str | None) -> Caller:
-        query = (
-            select(
-                users, *(api_tokens.c[name].label(f"token_{name}") for name in ("id", "scopes", "expires", "last_used"))
-            )
-            .join(api_tokens, api_tokens.c.user_id == users.c.id)
-            .join(tenants, tenants.c.id == users.c.tenant_id)
-            .where(api_tokens.c.secret_hash == hash_secret(token), api_tokens.c.revoked.is_(None))
-            .where(users.c.disabled.is_(False), tenants.c.deleted.is_(None))
-        )
         with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
+            row = connection.execute(_OF_API_TOKEN, {"secret_hash": hash_secret(token)}).mappings().one_or_none()
         if row is None:
             raise unauthorized("invalid-token", "this token is not valid")
         now = self._clock.now().timestamp()

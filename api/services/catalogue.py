@@ -21,10 +21,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.problems import Problem
-from api.services.names import encoded, raw, shown
+from api.services.names import raw
 from api.services.opened import OpenRepositories
 from api.services.repositories import Known
 from bfrepo.core.clock import Clock
+from bfrepo.core.names import name_base64, shown_name
 from bfrepo.data.snapshot import Snapshot, SnapshotSummary
 from bfrepo.operations.snapshots import load_snapshots
 
@@ -224,8 +225,8 @@ def view_of(repository_id: str, identifier: bytes, snapshot: Snapshot) -> Snapsh
         time=snapshot.when,
         hostname=snapshot.hostname,
         username=snapshot.username,
-        paths=[shown(path) for path in snapshot.paths],
-        paths_raw=UNSET if all_text else [encoded(path) for path in snapshot.paths],
+        paths=[shown_name(path) for path in snapshot.paths],
+        paths_raw=UNSET if all_text else [name_base64(path) for path in snapshot.paths],
         tags=snapshot.tags,
         label=snapshot.label,
         excludes=snapshot.excludes,

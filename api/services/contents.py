@@ -23,11 +23,12 @@ from msgspec import UNSET, Meta, UnsetType
 from api.identity import Caller
 from api.paging import Paged, decode_cursor, encode_cursor
 from api.problems import Problem, not_found
-from api.services.names import Path, encoded, raw, raw_path, shown
+from api.services.names import Path, raw, raw_path
 from api.services.opened import Opened, OpenRepositories
 from api.services.repositories import Known, naming
 from api.services.snapshots import Found, Snapshots
 from bfrepo.core.errors import UsageError
+from bfrepo.core.names import name_base64, shown_name
 from bfrepo.core.progress import Quiet
 from bfrepo.core.protocols import Buffer
 from bfrepo.data.attributes import entry_time
@@ -148,11 +149,11 @@ class Contents:
         page = nodes[start : start + query.limit]
         more = start + query.limit < len(nodes)
         return Tree(
-            path=shown(b"/" + path),
+            path=shown_name(b"/" + path),
             path_raw=raw(b"/" + path),
             entry=entry_of(node),
             items=list(map(entry_of, page)),
-            next_cursor=encode_cursor((encoded(page[-1].name),)) if more else "",
+            next_cursor=encode_cursor((name_base64(page[-1].name),)) if more else "",
         )
 
     def open_file(self, caller: Caller, snapshot_id: str, query: PlaceQuery) -> OpenFile:
@@ -224,7 +225,7 @@ class Contents:
 def entry_of(node: Node) -> Entry:
     """The entry as clients see it."""
     entry = Entry(
-        name=shown(node.name),
+        name=shown_name(node.name),
         name_raw=raw(node.name),
         type=node.type,
         mode=node.mode,
@@ -238,7 +239,7 @@ def entry_of(node: Node) -> Entry:
         links=node.links,
     )
     if node.type == "symlink":
-        entry.target, entry.target_raw = shown(node.target), raw(node.target)
+        entry.target, entry.target_raw = shown_name(node.target), raw(node.target)
     return entry
 
 
@@ -275,7 +276,7 @@ def _etag(node: Node) -> str:
 def _difference(change: Change) -> Difference:
     node = change.after or change.before
     line = Difference(
-        path=shown(change.path),
+        path=shown_name(change.path),
         path_raw=raw(change.path),
         kind=change.kind,
         type=node.type if node is not None else "file",

@@ -24,9 +24,9 @@ from api.fields import Title, utc, utc_or_none
 from api.identity import Access, Caller
 from api.paging import Paged, cut_page, page_of
 from api.problems import Problem, not_found
-from api.services.allowances import hook_command, load_allowance, readable_paths, remote_paths
+from api.services.allowances import cluster_of, hook_command, load_allowance, readable_paths, remote_paths
 from api.services.audit import Origin, record
-from api.services.jobspecs import HookNames, JobSpec, Retention, Retries, Short, Source, check_spec
+from api.services.jobspecs import GuestSource, HookNames, JobSpec, Retention, Retries, Short, Source, check_spec
 from api.services.notices import Target, check_target, seal_targets, shown_target, unseal_targets
 from api.services.runqueue import following_due, insert_run, spec_of
 from api.services.runs import Run, run_view
@@ -53,6 +53,7 @@ class JobChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: Title | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
     source: Source | UnsetType = UNSET
+    proxmox: GuestSource | UnsetType = UNSET
     schedule: Schedule | UnsetType | None = UNSET
     retention: Retention | UnsetType | None = UNSET
     hooks: HookNames | UnsetType = UNSET
@@ -204,6 +205,8 @@ class Jobs:
             remote_paths(allowance, spec.source.remote, spec.source.paths)
         elif spec.source is not None:
             readable_paths(allowance, spec.source.paths)
+        if spec.proxmox is not None:
+            cluster_of(allowance, spec.proxmox.cluster)
         for name in spec.hooks.all():
             hook_command(allowance, name)
 

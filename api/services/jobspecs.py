@@ -48,6 +48,20 @@ class Source(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     exclude_caches: bool = False
 
 
+class GuestSource(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Guests of a cluster of Proxmox VE, which the operator of the server has given a name: those named by ID or name,
+    with one of the tags, in one of the pools, or all, as far as the operator allows the tenant to have them.
+    """
+
+    cluster: Slug
+    guests: Annotated[tuple[Short, ...], Meta(max_length=500)] = ()
+    tags: Annotated[tuple[Short, ...], Meta(max_length=100)] = ()
+    pools: Annotated[tuple[Short, ...], Meta(max_length=100)] = ()
+    all: bool = False
+    excluded: Annotated[tuple[Short, ...], Meta(max_length=500)] = ()
+    mode: Literal["snapshot", "suspend", "stop"] = "snapshot"
+
+
 class Retention(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which snapshots stay: the last so many, one of each of so many hours, days..., and all within a span like 30d."""
 
@@ -103,6 +117,7 @@ class JobSpec(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     kind: Kind
     source: Source | None = None
+    proxmox: GuestSource | None = None
     schedule: Schedule | None = None
     retention: Retention | None = None
     hooks: HookNames = msgspec.field(default_factory=HookNames)
@@ -143,8 +158,12 @@ class RunSpec(msgspec.Struct, kw_only=True):
 
 def check_spec(spec: JobSpec) -> None:
     """Raises InvalidValue or InvalidPattern for parts that do not parse or do not belong together."""
-    if (spec.source is not None) != (spec.kind is Kind.BACKUP):
-        raise InvalidValue("a backup, and nothing else, has a source of paths")
+    sources = (spec.source is not None) + (spec.proxmox is not None)
+    if sources != (spec.kind is Kind.BACKUP):
+        raise InvalidValue("a backup, and nothing else, has a source: of paths, or guests of Proxmox")
+    guests = spec.proxmox
+    if guests is not None and not (guests.guests or guests.tags or guests.pools or guests.all):
+        raise InvalidValue("a source of guests says which", hint='name guests, tags or pools, or say "all": true')
     if spec.kind is Kind.FORGET and spec.retention is None:
         raise InvalidValue("a job that forgets needs a retention")
     if spec.retention is not None:
@@ -176,6 +195,8 @@ def writer_key(tenant_id: str, spec: RunSpec) -> str | None:
     if job.source is not None:
         whose = () if job.source.remote is None else ("of", job.source.remote)
         return _key(tenant_id, "backup", *whose, *sorted(map(normpath, job.source.paths)))
+    if job.proxmox is not None:
+        return _key(tenant_id, "guests", job.proxmox.cluster)
     return _key(tenant_id, job.kind.value, spec.repository)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -63,13 +64,22 @@ class Opening(msgspec.Struct, kw_only=True):
     append_only: bool
 
 
-def open_to(config: ServerConfig, clock: Clock, opening: Opening) -> Repository:
+def open_to(
+    config: ServerConfig, clock: Clock, opening: Opening, *, take_room: Callable[[int], None] | None = None
+) -> Repository:
     """The repository, for the caller to close; its index is not read yet. Blocks.
 
+    Before something is written to a store of the server's, `take_room` is called with its size.
     Raises Problem for a location that is not allowed, and the library's errors.
     """
     backend, far = make_backend(
-        config, clock, opening.tenant_id, opening.location, opening.secrets, append_only=opening.append_only
+        config,
+        clock,
+        opening.tenant_id,
+        opening.location,
+        opening.secrets,
+        append_only=opening.append_only,
+        take_room=take_room,
     )
     cache = config.caches / opening.tenant_id if far else None
     try:
@@ -97,7 +107,14 @@ def store_name(text: str) -> Slug | None:
 
 
 def make_backend(
-    config: ServerConfig, clock: Clock, tenant_id: str, text: str, secrets: Secrets, *, append_only: bool
+    config: ServerConfig,
+    clock: Clock,
+    tenant_id: str,
+    text: str,
+    secrets: Secrets,
+    *,
+    append_only: bool,
+    take_room: Callable[[int], None] | None = None,
 ) -> tuple[Backend, bool]:
     """The storage at a location, and whether it is far away. Nothing is looked at yet.
 
@@ -105,7 +122,8 @@ def make_backend(
     """
     name = store_name(text)
     if name is not None:
-        return StoreBackend(config.stores / tenant_id / name, name, append_only=append_only), False
+        root = config.stores / tenant_id / name
+        return StoreBackend(root, name, append_only=append_only, take_room=take_room), False
     location = parse_location(text)
     _check(config, tenant_id, location)
     _check_secrets(location, secrets)

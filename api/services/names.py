@@ -6,38 +6,20 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from http import HTTPStatus
-from typing import Final
 
 from msgspec import UNSET, UnsetType
 
 from api.problems import Problem
-
-_URL_SAFE: Final = str.maketrans("-_", "+/")
+from bfrepo.core.names import name_of_base64, unshown_base64
 
 Path = str
 """Of a place in a snapshot, in a query. A request's first line has 8 KiB at most: in base64 every path fits."""
 
 
-def shown(name: bytes) -> str:
-    """The name as text; what is not UTF-8 in it is shown as U+FFFD."""
-    return name.decode(errors="replace")
-
-
-def encoded(name: bytes) -> str:
-    """Its bytes in base64."""
-    return base64.b64encode(name).decode("ascii")
-
-
 def raw(name: bytes) -> str | UnsetType:
-    """The same where the name is not UTF-8, nothing where it is."""
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return encoded(name)
-    return UNSET
+    """All of its bytes in base64 where the name is not UTF-8, nothing where it is."""
+    return unshown_base64(name) or UNSET
 
 
 def raw_path(path: str | None, path_raw: str | None) -> bytes | None:
@@ -47,6 +29,6 @@ def raw_path(path: str | None, path_raw: str | None) -> bytes | None:
     if path is not None:
         raise Problem(HTTPStatus.BAD_REQUEST, "two-paths", "send either path or path_raw")
     try:
-        return base64.b64decode(path_raw.translate(_URL_SAFE) + "=" * (-len(path_raw) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return name_of_base64(path_raw)
+    except ValueError as error:
         raise Problem(HTTPStatus.BAD_REQUEST, "invalid-path", "path_raw is no base64") from error

@@ -21,11 +21,12 @@ from api.identity import Caller
 from api.paging import Paged, cut_page, page_of
 from api.problems import not_found
 from api.services.contents import PlaceQuery, RepositoryId, node_at, path_of
-from api.services.names import raw, shown
+from api.services.names import raw
 from api.services.opened import Opened, OpenRepositories
 from api.services.repositories import Repositories
 from api.services.snapshots import Snapshots
 from bfrepo.core.clock import Clock
+from bfrepo.core.names import shown_name
 from bfrepo.data.node import Node, NodeType
 from bfrepo.data.tree import load_tree
 
@@ -198,7 +199,7 @@ class Storage:
             sizes = self._sizes.of(opened, found.known.id, entries)
         pairs = nlargest(query.limit, zip(entries, sizes, strict=True), key=lambda pair: pair[1].size)
         return Largest(
-            path=shown(b"/" + path),
+            path=shown_name(b"/" + path),
             path_raw=raw(b"/" + path),
             size=sum(each.size for each in sizes),
             files=sum(each.files for each in sizes),
@@ -269,7 +270,7 @@ class TreeSizes:
 
 def _large(node: Node, size: Size) -> Large:
     return Large(
-        name=shown(node.name),
+        name=shown_name(node.name),
         name_raw=raw(node.name),
         type=node.type,
         size=size.size,

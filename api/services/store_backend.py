@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from api.services.store_files import StoreFolder
+from api.services.store_files import JOB_PREFIX, StoreFolder
 from bfrepo.core.errors import RepositoryExists, RepositoryNotFound, StorageDenied
-from bfrepo.storage.base import ObjectKind
+from bfrepo.core.protocols import Buffer
+from bfrepo.storage.base import ObjectKind, Upload
 from bfrepo.storage.local import LocalBackend
 
 _FOLDERS: Final = MappingProxyType({ObjectKind.PACK: "data", ObjectKind.CLAIM: "locks"})
@@ -21,8 +23,12 @@ class StoreBackend(LocalBackend):
     Of an `append_only` one nothing is deleted but claims, as clients of the data plane may delete nothing else.
     """
 
-    def __init__(self, root: Path, name: str, *, append_only: bool) -> None:
+    def __init__(
+        self, root: Path, name: str, *, append_only: bool, take_room: Callable[[int], None] | None = None
+    ) -> None:
+        """`take_room` is called with the size of whatever is about to be written, and raises StorageFull."""
         super().__init__(root, folders=_FOLDERS)
+        self._take_room = take_room
         self._folder = root
         self._name = name
         self._append_only = append_only
@@ -45,8 +51,44 @@ class StoreBackend(LocalBackend):
             raise RepositoryNotFound(f"there is no {self.location}", hint='to make it, send "create": true')
         return super().load(kind, name)
 
+    def save(self, kind: ObjectKind, name: str, data: Buffer) -> None:
+        """See `Backend.save`."""
+        if self._take_room is not None:
+            self._take_room(memoryview(data).nbytes)
+        super().save(kind, name, data)
+
+    def upload(self, kind: ObjectKind, *, cold: bool = False) -> Upload:
+        """See `Backend.upload`."""
+        upload = super().upload(kind, cold=cold)
+        return upload if self._take_room is None else _MeteredUpload(upload, self._take_room)
+
+    def new_temporary(self) -> Path:
+        """See `LocalBackend.new_temporary`. Its name tells those who count the store that a job writes to it."""
+        path = super().new_temporary()
+        return path.with_name(JOB_PREFIX + path.name)
+
     def delete(self, kind: ObjectKind, name: str) -> None:
         """See `Backend.delete`."""
         if kind is not ObjectKind.CLAIM and self._append_only:
             raise StorageDenied(f"{self.location} is append-only: nothing in it can be deleted")
         super().delete(kind, name)
+
+
+class _MeteredUpload:
+    """An upload that asks for room before it grows. An Upload."""
+
+    __slots__ = ("_take_room", "_upload")
+
+    def __init__(self, upload: Upload, take_room: Callable[[int], None]) -> None:
+        self._upload = upload
+        self._take_room = take_room
+
+    def write(self, data: Buffer) -> None:
+        self._take_room(memoryview(data).nbytes)
+        self._upload.write(data)
+
+    def commit(self, name: str) -> None:
+        self._upload.commit(name)
+
+    def abort(self) -> None:
+        self._upload.abort()

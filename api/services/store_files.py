@@ -4,6 +4,7 @@
     data/<2 hex>/<64 hex>       packs
     keys index snapshots locks  /<64 hex> each
     tmp/<32 hex>                an upload under way, as large as it will be, and locked while somebody sends it
+    tmp/job-<32 hex>            the same of a job of the server, which locks nothing: swept by later jobs, after a week
 
 How an object comes to be
     1. written to tmp/, hashed on the way       a crash leaves a nameless file, which is swept away
@@ -42,6 +43,9 @@ KINDS: Final = (_DATA, "keys", LOCKS, "snapshots", "index")
 """The kinds of objects that the protocol knows beside the config."""
 
 _TEMPORARY: Final = "tmp"
+JOB_PREFIX: Final = "job-"
+"""How the names of temporary files begin that jobs write to, where the store lies."""
+
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 _MODE: Final = 0o700
@@ -141,10 +145,15 @@ class StoreFolder:
         sync_directory(file.parent)
         return size
 
-    def used(self) -> int:
-        """How many bytes there are, with those that uploads under way will take. Sweeps leftovers. Raises OSError."""
+    def used(self) -> int | None:
+        """How many bytes there are, with those that uploads under way will take. Sweeps leftovers. Raises OSError.
+
+        None when an upload ended meanwhile: it would be counted twice, or not at all.
+        """
+        sizes = [_under_way(Path(entry)) for entry in os.scandir(self.root / _TEMPORARY)]
+        under_way = set(os.listdir(self.root / _TEMPORARY))
         total = sum(each.size for kind in KINDS for each in self.objects(kind)) + (self.size(ObjectPath(CONFIG)) or 0)
-        return total + sum(_under_way(Path(entry)) for entry in os.scandir(self.root / _TEMPORARY))
+        return sum(sizes) + total if under_way <= set(os.listdir(self.root / _TEMPORARY)) else None
 
     def hashes_to_name(self, path: ObjectPath, blocks: Iterable[bytes]) -> bool:
         """Whether the bytes are those that the name promises. A config has no hash for a name, and is always right."""
@@ -247,6 +256,8 @@ def _objects_in(directory: Path) -> Iterator[Stored]:
 def _under_way(temporary: Path) -> int:
     """The size of an upload under way. What nobody sends any more is removed, and has none."""
     try:
+        if temporary.name.startswith(JOB_PREFIX):
+            return temporary.stat().st_size
         with open(temporary, "rb", buffering=0) as file:
             found = os.fstat(file.fileno())
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

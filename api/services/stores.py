@@ -155,6 +155,13 @@ class Stores:
             with self._database.write() as connection:
                 connection.execute(_add(store, -size))
 
+    def of_job(self, tenant_id: str, name: str) -> Store | None:
+        """The store that a tenant's job works on, None for one that is gone."""
+        query = Tenancy(tenant_id).select(stores).where(stores.c.name == name)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else self._store(row, append_only=True)
+
     def page(self, caller: Caller, page: Paged) -> StorePage:
         """The caller's stores."""
         query = Tenancy(caller.tenant_id).select(stores, stores, tenants.c.name.label("tenant"), _damaged())
@@ -200,7 +207,7 @@ class Stores:
         except OSError as error:
             log.warning("cannot count what is in the store %s: %s", store.folder.root, error)
             return
-        if before is None or before == used:
+        if before is None or used is None or before == used:
             return
         change = Tenancy(store.tenant_id).update(stores).where(this, stores.c.bytes == before).values(bytes=used)
         with self._database.write() as connection:

@@ -24,7 +24,7 @@ class Upload:
         if store.folder.size(path) is not None:
             raise _is_there(path)
         self._stores = stores
-        self._store = store
+        self.store = store
         self._path = path
         self._size = size
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class Upload:
                 return
             self._ended = True
             self._incoming.abort()
-            self._stores.release(self._store, self._size)
+            self._stores.release(self.store, self._size)
 
     def _check_open(self) -> None:
         if self._ended:

@@ -6,14 +6,13 @@ lower and raise, and one on bytes that it may not: a page that is full for eithe
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 from bfrepo.core.errors import InvalidValue
+from bfrepo.core.names import name_of_base64, shown_name, unshown_base64
 from bfrepo.core.units import KIB
 
 T = TypeVar("T")
@@ -33,7 +32,6 @@ MOST_NAME: Final = 16 * KIB
 
 _MOST_TEXT: Final = 1 * KIB
 _MOST_MESSAGE: Final = 2 * KIB
-_URL_SAFE: Final = str.maketrans("-_", "+/")
 
 
 def cut(text: str, most: int = _MOST_TEXT) -> str:
@@ -53,12 +51,8 @@ def quoted(text: str, most: int = 80) -> str:
 
 def name_fields(name: bytes, key: str = "path") -> dict[str, str]:
     """A raw path as JSON can have it: text, and base64 of its bytes where they are not UTF-8."""
-    try:
-        return {key: cut(name.decode(), MOST_NAME)}
-    except UnicodeDecodeError:
-        text = cut(name.decode(errors="replace"), MOST_NAME)
-        raw = base64.b64encode(name).decode("ascii")
-        return {key: text, f"{key}_raw": raw} if len(raw) <= MOST_NAME else {key: text}
+    text, raw = cut(shown_name(name), MOST_NAME), unshown_base64(name)
+    return {key: text, f"{key}_raw": raw} if raw is not None and len(raw) <= MOST_NAME else {key: text}
 
 
 def raw_path(path: str | None, path_raw: str | None) -> bytes:
@@ -68,8 +62,8 @@ def raw_path(path: str | None, path_raw: str | None) -> bytes:
     if path not in (None, "", "/"):
         raise InvalidValue("path and path_raw exclude each other", hint="send path_raw alone")
     try:
-        return base64.b64decode(path_raw.translate(_URL_SAFE) + "=" * (-len(path_raw) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return name_of_base64(path_raw)
+    except ValueError as error:
         raise InvalidValue("path_raw is no base64") from error
 
 

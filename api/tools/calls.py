@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -21,6 +21,9 @@ from api.tools.reporting import Notes
 from bfrepo.core.errors import BackupForgeError
 from bfrepo.core.progress import Progress
 
+if TYPE_CHECKING:
+    from api.tools.guests import Guests
+
 T = TypeVar("T")
 
 Unit = Literal["items", "bytes"]
@@ -35,6 +38,7 @@ class Toolbox:
     config: ToolsConfig
     reading: Reading
     changing: Changing
+    guests: Guests | None = None
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
 

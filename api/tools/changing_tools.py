@@ -94,8 +94,8 @@ def add_changing_tools(server: MCPServer[Toolbox], config: ToolsConfig) -> None:
 # --- what is asked
 
 
-def _must_be_able_to_ask(call: Call) -> None:
-    """Raises ToolError."""
+def must_be_able_to_ask(call: Call) -> None:
+    """Raises ToolError for a client that cannot ask a person."""
     capabilities = call.client_capabilities
     if capabilities is None or capabilities.elicitation is None:
         raise ToolError(
@@ -104,14 +104,14 @@ def _must_be_able_to_ask(call: Call) -> None:
         )
 
 
-def _must_be_confirmed(answer: ElicitationResult[Confirmation]) -> None:
-    """Raises ToolError."""
+def must_be_confirmed(answer: ElicitationResult[Confirmation]) -> None:
+    """Raises ToolError unless a person said yes."""
     if not (isinstance(answer, AcceptedElicitation) and answer.data.confirm):
         raise ToolError("not-confirmed: it was not confirmed, and nothing was done (do not try again unless asked to)")
 
 
 async def _choose(call: Call, snapshots: Names) -> Chosen:
-    _must_be_able_to_ask(call)
+    must_be_able_to_ask(call)
     tools = toolbox(call)
     return Chosen(*await quick(tools, lambda: tools.changing.find_to_forget(snapshots)))
 
@@ -126,7 +126,7 @@ async def _ask_forget(call: Call, chosen: Annotated[Chosen, Resolve(_choose)]) -
 
 
 async def _ask_prune(call: Call) -> Elicit[Confirmation]:
-    _must_be_able_to_ask(call)
+    must_be_able_to_ask(call)
     where = quoted(toolbox(call).changing.location)
     return Elicit(f"Prune {where}: delete for good what no snapshot needs, a day after it was found?", Confirmation)
 
@@ -145,7 +145,7 @@ async def _ask_restore(
     """Only what replaces something has to be confirmed."""
     if dry_run or overwrite == "never":
         return Confirmation(confirm=True)
-    _must_be_able_to_ask(call)
+    must_be_able_to_ask(call)
     what = f"/{place.path.decode(errors='replace')}"
     return Elicit(
         f"Restore {quoted(what)} of snapshot {named(place.snapshot_id, place.snapshot)} into "
@@ -164,7 +164,7 @@ async def forget_snapshots(
     answer: Annotated[ElicitationResult[Confirmation], Resolve(_ask_forget)],
 ) -> ForgetView:
     """Remove snapshots, for good. A person is asked to confirm. Their space is freed by a prune."""
-    _must_be_confirmed(answer)
+    must_be_confirmed(answer)
     changing, identifiers = toolbox(call).changing, list(chosen.snapshots)
     return await long(call, lambda notes, cancelled: changing.forget(identifiers, notes, cancelled))
 
@@ -177,7 +177,7 @@ async def plan_prune(call: Call) -> PrunePlanView:
 async def prune(call: Call, answer: Annotated[ElicitationResult[Confirmation], Resolve(_ask_prune)]) -> PruneView:
     """Free the space that no snapshot needs. A person is asked to confirm. What is found is deleted by the first prune
     a day later; see plan_prune for how much that is."""
-    _must_be_confirmed(answer)
+    must_be_confirmed(answer)
     return await long(call, toolbox(call).changing.prune, unit="bytes")
 
 
@@ -216,7 +216,7 @@ async def restore_files(
 ) -> RestoreView:
     """Write a file, or the contents of a directory, of a snapshot into a directory of the server's machine. Nothing is
     removed there. To replace what is there a person is asked to confirm."""
-    _must_be_confirmed(answer)
+    must_be_confirmed(answer)
     changing = toolbox(call).changing
     return await long(
         call,

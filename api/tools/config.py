@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bfrepo.core.errors import BackupForgeError, InvalidValue
+
+if TYPE_CHECKING:
+    from bfrepo.sources.proxmox.api import ApiSettings
+    from bfrepo.sources.proxmox.node import NodeAccess
 
 
 class NotAllowed(BackupForgeError):
@@ -16,11 +21,21 @@ class NotAllowed(BackupForgeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterAccess:
+    """A cluster of Proxmox VE for tools. With `allow_restore` guests are restored, too, where anything is changed."""
+
+    api: ApiSettings
+    nodes: NodeAccess
+    allow_restore: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolsConfig:
     """How tools are served. Without `allow_write` there are none that change anything.
 
     `backup_roots` and `restore_roots` are directories that backups may be of and restores may go into: without one
-    there is no such tool. `hostname`, `username` and `program` are what snapshots say of who made them.
+    there is no such tool, and without a `cluster` none for guests. `hostname`, `username` and `program` are what
+    snapshots say of who made them.
     """
 
     audit_log: Path
@@ -31,6 +46,7 @@ class ToolsConfig:
     allow_write: bool = False
     backup_roots: tuple[bytes, ...] = ()
     restore_roots: tuple[bytes, ...] = ()
+    cluster: ClusterAccess | None = None
 
 
 def below_one_of(path: bytes, roots: tuple[bytes, ...]) -> bytes:

@@ -270,3 +270,51 @@ class PruneView(TypedDict):
     written: int
     duration_s: float
     problems: list[str]
+
+
+class GuestView(TypedDict):
+    """A guest of a Proxmox cluster. `lock` is why it cannot be changed just now, empty if it can."""
+
+    id: int
+    kind: str
+    name: str
+    node: str
+    status: str
+    lock: str
+    tags: list[str]
+    pool: str
+    disk: int
+    memory: int
+
+
+class GuestPage(TypedDict):
+    """Guests, by ID."""
+
+    guests: list[GuestView]
+    total: int
+    next_offset: int | None
+
+
+class GuestSnapshot(TypedDict):
+    """A snapshot of a guest."""
+
+    id: str
+    time: str
+
+
+class GuestStatus(TypedDict):
+    """A guest and the newest of its snapshots."""
+
+    guest: GuestView
+    snapshots: list[GuestSnapshot]
+    snapshots_count: int
+
+
+class GuestRestoreView(TypedDict):
+    """What a restore of a guest did."""
+
+    snapshot_id: str
+    id: int
+    node: str
+    started: bool
+    problems: list[str]

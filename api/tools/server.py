@@ -43,7 +43,12 @@ _DENIED: Final = -32603  # of JSON-RPC: internal error
 def make_server(repository: Repository, config: ToolsConfig, clock: Clock) -> MCPServer[Toolbox]:
     """The server over an open repository, which whoever opened it closes."""
     served = ServedRepository(repository)
-    tools = Toolbox(config, Reading(served), Changing(served, config))
+    guests = None
+    if config.cluster is not None:
+        from api.tools.guests import Guests  # noqa: PLC0415 - packages that few need
+
+        guests = Guests(served, config, config.cluster)
+    tools = Toolbox(config, Reading(served), Changing(served, config), guests)
 
     @asynccontextmanager
     async def lifespan(server: MCPServer[Toolbox]) -> AsyncIterator[Toolbox]:
@@ -60,6 +65,10 @@ def make_server(repository: Repository, config: ToolsConfig, clock: Clock) -> MC
     add_reading_tools(server)
     if config.allow_write:
         add_changing_tools(server, config)
+    if guests is not None:
+        from api.tools.guest_tools import add_guest_tools  # noqa: PLC0415 - the same
+
+        add_guest_tools(server, config)
     _add_resources(server, tools)
     server.middleware.append(_Auditing(server, AuditLog(config.audit_log, clock)))
     return server

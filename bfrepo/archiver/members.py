@@ -12,13 +12,14 @@ from typing import Final
 from bfrepo.archiver.archiver import ArchiveStats
 from bfrepo.archiver.assembler import TreeAssembler, Unplaceable
 from bfrepo.archiver.filesaver import FileSaver, PendingFile
+from bfrepo.archiver.images import ImageSaver
 from bfrepo.core.errors import Interrupted
 from bfrepo.core.ids import BlobKind
 from bfrepo.core.progress import Reporter
 from bfrepo.core.protocols import BlobSaver
 from bfrepo.core.units import MIB
 from bfrepo.data.node import Node
-from bfrepo.sources.base import Member, MemberSource, OpenFile
+from bfrepo.sources.base import ImageSource, Member, MemberSource, OpenFile
 
 _BATCH_SIZE: Final = 1 * MIB
 _UNFINISHED: Final = 256
@@ -28,12 +29,22 @@ _UNFINISHED: Final = 256
 class MemberArchiver:
     """Stores what a source gives, and gives the root of the tree. Used once, by one thread."""
 
-    def __init__(self, saver: BlobSaver, files: FileSaver, reporter: Reporter, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        saver: BlobSaver,
+        files: FileSaver,
+        reporter: Reporter,
+        cancelled: Callable[[], bool],
+        *,
+        image_chunk: int = MIB,
+    ) -> None:
+        """`image_chunk` is the bytes of a chunk of a disk image."""
         self.stats = ArchiveStats()
         self._saver = saver
         self._files = files
         self._reporter = reporter
         self._cancelled = cancelled
+        self._image_chunk = image_chunk
         self._buffer = memoryview(bytearray(_BATCH_SIZE))
         self._filled = 0
         self._small: list[tuple[int, Node]] = []
@@ -53,6 +64,8 @@ class MemberArchiver:
             self._save_small(trees)
             while self._large:
                 self._finish_large(trees)
+            if isinstance(source, ImageSource):
+                self._save_images(trees, source)
             return trees.save(self._saver)
 
     def _add(self, trees: TreeAssembler, member: Member) -> None:
@@ -96,6 +109,31 @@ class MemberArchiver:
     def _finish_large(self, trees: TreeAssembler) -> None:
         number, pending = self._large.popleft()
         trees.fill(number, pending.finish(self._saver))
+
+    def _save_images(self, trees: TreeAssembler, source: ImageSource) -> None:
+        images = source.images()
+        progress = self._reporter.progress
+        progress.bytes_total = progress.bytes_done + sum(image.node.size for image in images)
+        numbers = [trees.reserve(image.path, image.node) for image in images]
+        with ImageSaver(self._saver, [image.node for image in images], self._image_chunk) as saver:
+            for part in source.parts():
+                if self._cancelled():
+                    raise Interrupted("stopped while reading disks")
+                for place, offset, data in part.pieces:
+                    saver.put(place, offset, data)
+                for place, start, end in part.ranges:
+                    saver.cover(place, start, end)
+                    progress.bytes_done += end - start
+            for number, image, node in zip(numbers, images, saver.finish(), strict=True):
+                trees.fill(number, node)
+                self._count_image(image)
+
+    def _count_image(self, image: Member) -> None:
+        self.stats.files_new += 1
+        self.stats.size += image.node.size
+        self._reporter.progress.files_done += 1
+        if self._reporter.wants_items:
+            self._reporter.item(b"/" + b"/".join(image.path), "new", image.node.size)
 
     def _count(self, member: Member, node: Node | None) -> None:
         size = node.size if node is not None else 0

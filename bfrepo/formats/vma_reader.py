@@ -41,6 +41,13 @@ class Run(NamedTuple):
     data: memoryview
 
 
+class Extent(NamedTuple):
+    """A piece of an archive. When `runs` has ended, all of `clusters`, (device, number) each, has been given."""
+
+    clusters: list[tuple[VmaDevice, int]]
+    runs: Iterator[Run]
+
+
 class VmaReader:
     """An archive that is being read. Used by one thread; raises MalformedVma, and what the stream raises.
 
@@ -66,12 +73,17 @@ class VmaReader:
 
         When it ends without an error, every cluster of every disk was in the archive once.
         """
+        for extent in self.extents():
+            yield from extent.runs
+
+    def extents(self) -> Iterator[Extent]:
+        """The same, with what each piece of the archive tells all of. The runs of one are read before the next."""
         while self._at_extent():
-            yield from self._read_extent()
+            yield self._read_extent()
         for seen in self._seen.values():
             seen.refuse_gaps()
 
-    def _read_extent(self) -> Iterator[Run]:
+    def _read_extent(self) -> Extent:
         magic, _, blocks, uuid, checksum = EXTENT.unpack_from(self._extent)
         if magic != EXTENT_MAGIC or uuid != self.header.uuid or checksum != extent_checksum(self._extent):
             raise MalformedVma("the VMA archive is damaged: an extent does not begin as it should")
@@ -85,7 +97,7 @@ class VmaReader:
         data = self._buffer[: blocks * BLOCK]
         self._fill(data, "an extent")
         self.stored += len(data)
-        yield from _joined(_pieces(entries), data)
+        return Extent([(device, cluster) for _, device, cluster in entries], _joined(_pieces(entries), data))
 
     def _take(self, device_id: int, cluster: int, mask: int) -> VmaDevice:
         """The device of a cluster that has come."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -70,6 +70,14 @@ class BackupResult:
     duration_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class SeveralBackups:
+    """What several backups did, one after the other, and how many others failed, which was reported."""
+
+    made: tuple[BackupResult, ...]
+    failed: int
+
+
 def backup(
     repository: Repository,
     open_source: Callable[[], Source | StreamedSource | MemberSource],
@@ -115,8 +123,10 @@ def _one_pass(
         distrust_missing_packs(repository, reporter)
     parent_id, parent = (None, None) if options.force else _choose_parent(repository, options, reporter)
     source = open_source()
-    with _index_of_what_is_stored(repository, dry_run=options.dry_run):
-        session = _Session(repository, options, parent, reporter, cancelled)
+    with (
+        _index_of_what_is_stored(repository, dry_run=options.dry_run),
+        closing(_Session(repository, options, parent, reporter, cancelled)) as session,
+    ):
         tree, stats = session.archive(source)
         snapshot = _describe(options, now, parent_id, tree)
         summary = _summary(stats, session.saver.stats)
@@ -127,8 +137,7 @@ def _one_pass(
         wanted = not options.dry_run and not (
             options.skip_if_unchanged and parent is not None and _is_same(repository, options.paths, parent.tree, tree)
         )
-        snapshot_id = session.publish(snapshot) if wanted else None
-        session.note_index()
+        snapshot_id = session.finish(snapshot if wanted else None)
     duration = repository.clock.monotonic() - begun
     return BackupResult(snapshot_id, snapshot, parent_id, stats, session.saver.stats, duration)
 
@@ -181,30 +190,37 @@ class _Session:
         target = DiscardingBackend(repository.backend) if options.dry_run else None
         self.saver: Saver = repository.make_saver(self._storing, backend=target)
 
+    def close(self) -> None:
+        """End what works in the background. Idempotent."""
+        self.saver.close()
+
     def archive(self, source: Source | StreamedSource | MemberSource) -> tuple[bytes, ArchiveStats]:
-        """Store everything the source holds; the root tree. On an interruption what was stored is kept."""
+        """Store everything the source holds; the root tree. On an interruption what was stored is kept.
+
+        The last packs may be in no index object yet: `finish` names them.
+        """
         try:
             tree, stats = self._archive(source)
-            self.saver.flush()
+            self.saver.flush_packs()
             if self._cancelled():  # a stream may have ended early by the very signal that asks us to stop
                 raise Interrupted("stopped before the snapshot was made")
         except Interrupted as error:
             self.saver.flush()
             raise Interrupted(f"{error}: no snapshot was made", hint=self._what_is_kept()) from error
-        finally:
-            self.saver.close()
         return tree, stats
 
-    def publish(self, snapshot: Snapshot) -> bytes:
-        """Store the snapshot."""
-        known = self._repository.index.objects | self.saver.index_objects
-        return publish(self._repository, snapshot, known, self._storing)
-
-    def note_index(self) -> None:
-        """Have the next backup on this machine know what this one has written to the index."""
-        index = self._repository.index
-        if not self._options.dry_run and index is self._index:  # else it was read anew, and what counts is in that
-            index.note_written(self.saver.index_objects)
+    def finish(self, snapshot: Snapshot | None) -> bytes | None:
+        """Write the rest of the index, and the snapshot, if there is to be one."""
+        repository = self._repository
+        if snapshot is None:
+            snapshot_id, written = None, self.saver.name_packs()
+        else:
+            known = set(repository.index.objects)
+            snapshot_id = publish(repository, snapshot, known, self._storing, name_packs=self.saver.name_packs)
+            written = self.saver.index_objects
+        if not self._options.dry_run and repository.index is self._index:  # else it was read anew, and has what counts
+            self._index.note_written(written)  # for the next backup on this machine
+        return snapshot_id
 
     def _what_is_kept(self) -> str | None:
         if self._options.dry_run:
@@ -224,7 +240,9 @@ class _Session:
             parent = ParentTree(repository.loader, self.saver, policy)
         files = FileSaver(self.saver, repository.config.make_chunker(), self._cancelled)
         if isinstance(source, MemberSource):
-            members = MemberArchiver(self.saver, files, self._reporter, self._cancelled)
+            members = MemberArchiver(
+                self.saver, files, self._reporter, self._cancelled, image_chunk=repository.config.image_chunk
+            )
             return members.save(source), members.stats
         archiver = Archiver(self.saver, files, parent, self._reporter, self._cancelled, readers=options.readers)
         tree = archiver.save(source, self._parent.tree if self._parent is not None else b"")

@@ -12,37 +12,31 @@ rewritten or repaired has another tree, so it is copied even if its original was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from dataclasses import fields as dataclass_fields
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from bfrepo.core.concurrency import native_threads
-from bfrepo.core.errors import BackupForgeError, Interrupted, ObjectNotFound, StorageObjectArchived, UsageError
+from bfrepo.core.errors import BackupForgeError, ObjectNotFound, StorageObjectArchived, UsageError
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
-from bfrepo.core.units import format_size
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.operations.copy_blobs import BlobCopier, CopySource
 from bfrepo.operations.copy_packs import packs_to_copy
 from bfrepo.operations.copy_trees import Pair, TreeCopier
-from bfrepo.operations.missing_packs import distrust_missing_packs
-from bfrepo.operations.publish import ContentLost, publish
+from bfrepo.operations.publish import ContentLost
 from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.transfer import Transfer, run_transfer
 from bfrepo.operations.warming import ArchivedPacks, Warmer, WarmUp, reading_directories
 from bfrepo.repository.packing import SaverStats
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.salvage import refresh_for_reading
-from bfrepo.repository.saver import SaverOptions
 from bfrepo.storage.base import ObjectKind
 
 _MOST_PASSES: Final = 3
 _USUAL: Final = WarmUp()
-_PUBLISH_S: Final = 60.0
-"""Snapshots of which little is new are made durable together: at a pack's worth of data, or after a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +184,8 @@ class _Run:
             self._warm(plan)
         while plan.missing:
             try:
-                with self._session(plan, trusts_copies=not lost) as session:
-                    session.copy()
+                make = partial(_Session, self, plan, trusts_copies=not lost)
+                run_transfer(make, plan.missing, self.target, self.result.stored)
             except ContentLost:
                 lost += 1
                 if lost == _MOST_PASSES:
@@ -208,78 +202,33 @@ class _Run:
     def _warm(self, plan: CopyPlan) -> None:
         self._warmer.warm(_packs_to_copy(self.source.repository, plan, self.cancelled), self._warm_up)
 
-    @contextmanager
-    def _session(self, plan: CopyPlan, *, trusts_copies: bool) -> Iterator[_Session]:
-        """A session that is closed and counted; if it fails, the index in memory names nothing that was never stored
-        (INV-1).
-        """
-        try:
-            session = _Session(self, plan, trusts_copies=trusts_copies)
-            try:
-                yield session
-            finally:
-                session.saver.close()
-                _add(self.result.stored, session.saver.stats)
-        except BaseException:
-            self.target.forget_index()
-            raise
 
-
-class _Session:
+class _Session(Transfer):
     """Copying by one view of the target's index."""
 
+    verb = ("copy", "copied")
+
     def __init__(self, run: _Run, plan: CopyPlan, *, trusts_copies: bool) -> None:
+        super().__init__(run.target, run.reporter)
         self._run = run
         self._plan = plan
         target, source = run.target, run.source
-        self._index = target.refresh_index()
-        whole = not distrust_missing_packs(target, run.reporter)
         self._copies = _that_are_still_there(plan.copies, target)
-        config = target.config
-        self._storing = SaverOptions(config.compression, config.pack_size, native_threads())
-        self.saver = target.make_saver(self._storing)
         self._blobs = BlobCopier(source, target, self.saver, run.reporter, run.cancelled)
+        trusts_pairs = trusts_copies and self.index_is_whole
         self._trees = TreeCopier(
-            source, target, self.saver, self._blobs, run.reporter, run.cancelled, trusts_pairs=trusts_copies and whole
+            source, target, self.saver, self._blobs, run.reporter, run.cancelled, trusts_pairs=trusts_pairs
         )
-        self._whole: list[tuple[bytes, Snapshot]] = []
-        self._last_stored = 0
-        self._last_published = target.clock.monotonic()
 
-    def copy(self) -> None:
-        """Copy what the plan says is missing, until what is known of the target's index no longer holds.
-
-        Raises ContentLost and Interrupted.
-        """
-        try:
-            for identifier, snapshot in self._plan.missing.items():
-                self._copy(identifier, snapshot)
-                if self._is_time() and not self._publish():
-                    return
-            self._publish()
-        except Interrupted as error:
-            with suppress(ContentLost):
-                self._publish()
-            kept = format_size(self.saver.stats.bytes_stored)
-            raise Interrupted(
-                str(error), hint=f"{kept} stored are kept: copy again, and it goes on from there"
-            ) from error
-
-    def _copy(self, identifier: bytes, snapshot: Snapshot) -> None:
+    def store(self, identifier: bytes, snapshot: Snapshot) -> Snapshot | None:
         """Copy what a snapshot needs."""
-        run = self._run
-        run.reporter.progress.current = b"snapshot " + short_id(identifier).encode()
         tree = self._trees.copy(snapshot.tree, None if self._blobs.same_ids else self._nearest(snapshot))
         if tree is None:
-            run.result.failed.append(identifier)
-            run.reporter.problem(
-                b"", f"snapshot {short_id(identifier)} of {snapshot.time} was not copied: not all of it can be read"
-            )
-            return
+            return None
         twin = tree + snapshot.original_tree if tree != snapshot.original_tree else b""
         copy = msgspec.structs.replace(snapshot, tree=tree, original=snapshot.original or identifier, twin=twin)
         self._copies[identifier] = Copied(snapshot, b"", copy)
-        self._whole.append((identifier, copy))
+        return copy
 
     def _nearest(self, snapshot: Snapshot) -> Pair | None:
         """The snapshot copied earlier that has most in common with this one, we hope, and its copy."""
@@ -294,30 +243,25 @@ class _Session:
             near = min(same, key=lambda each: abs(each.old.when - when), default=None)
         return Pair(near.old.tree, near.new.tree) if near is not None else None
 
-    def _is_time(self) -> bool:
-        """Whether there is enough for packs of the usual size, or a while has passed."""
-        stored, now = self.saver.stats.bytes_stored, self._run.target.clock.monotonic()
-        return stored - self._last_stored >= self._storing.pack_size or now - self._last_published >= _PUBLISH_S
+    def failed(self, identifier: bytes) -> None:
+        """See `Transfer.failed`."""
+        self._run.result.failed.append(identifier)
 
-    def _publish(self) -> bool:
-        """Make everything durable, then the snapshots that are whole. Whether the index is still as it was known."""
-        run = self._run
-        self.saver.flush()
-        known = self._index.objects | self.saver.index_objects
-        while self._whole and run.target.index is self._index:
-            identifier, copy = self._whole.pop(0)
-            copy.parent = self._new_id(copy.parent)
-            new_id = publish(run.target, copy, known, self._storing, reused=self._trees.reused)
-            self._copies[identifier] = Copied(self._plan.missing[identifier], new_id, copy)
-            run.result.copied[identifier] = new_id
-            run.reporter.progress.files_done += 1
-            run.on_copied(identifier, new_id)
-        self._last_stored, self._last_published = self.saver.stats.bytes_stored, run.target.clock.monotonic()
-        return run.target.index is self._index
-
-    def _new_id(self, old_id: bytes) -> bytes:
-        copy = self._copies.get(old_id)
+    def parent(self, snapshot: Snapshot) -> bytes:
+        """See `Transfer.parent`."""
+        copy = self._copies.get(snapshot.parent)
         return copy.new_id if copy is not None else b""
+
+    @property
+    def reused(self) -> bool:
+        """See `Transfer.reused`."""
+        return self._trees.reused
+
+    def published(self, identifier: bytes, new_id: bytes, snapshot: Snapshot) -> None:
+        """See `Transfer.published`."""
+        self._copies[identifier] = Copied(self._plan.missing[identifier], new_id, snapshot)
+        self._run.result.copied[identifier] = new_id
+        self._run.on_copied(identifier, new_id)
 
 
 def _packs_to_copy(source: Repository, plan: CopyPlan, cancelled: Callable[[], bool]) -> dict[bytes, int]:
@@ -335,8 +279,3 @@ def _that_are_still_there(copies: Mapping[bytes, Copied], target: Repository) ->
     """Copies that were there before the index was read and are there now: all they need was in the index meanwhile."""
     present = {bytes.fromhex(info.name) for info in target.backend.list(ObjectKind.SNAPSHOT)}
     return {identifier: copy for identifier, copy in copies.items() if copy.new_id in present}
-
-
-def _add(total: SaverStats, more: SaverStats) -> None:
-    for each in dataclass_fields(SaverStats):
-        setattr(total, each.name, getattr(total, each.name) + getattr(more, each.name))

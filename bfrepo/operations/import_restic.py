@@ -8,33 +8,27 @@ that is interrupted keeps what was stored, and the next goes on from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from dataclasses import fields as dataclass_fields
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from bfrepo.core.concurrency import native_threads
-from bfrepo.core.errors import DamagedObject, Interrupted
+from bfrepo.core.errors import DamagedObject
 from bfrepo.core.ids import short_id
 from bfrepo.core.progress import Reporter
-from bfrepo.core.units import format_size
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Snapshot, SnapshotSummary
 from bfrepo.operations.import_map import ImportMap
 from bfrepo.operations.import_trees import TreeImporter
-from bfrepo.operations.missing_packs import distrust_missing_packs
-from bfrepo.operations.publish import ContentLost, publish
+from bfrepo.operations.publish import ContentLost
 from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.transfer import Transfer, run_transfer
 from bfrepo.repository.packing import SaverStats
 from bfrepo.repository.repository import Repository
-from bfrepo.repository.saver import SaverOptions
 from bfrepo.restic.records import SnapshotRecord, iso_time, nanoseconds
 from bfrepo.restic.repository import ResticRepository
 
 _MOST_PASSES: Final = 3
-_PUBLISH_S: Final = 60.0
-"""Snapshots of which little is new are made durable together: at a pack's worth of data, or after a minute."""
 
 
 @dataclass(slots=True)
@@ -97,7 +91,9 @@ def import_restic(
         if not missing:
             break
         try:
-            _one_pass(source, target, missing, {**before, **result.imported}, result, reporter, cancelled, on_imported)
+            known = {**before, **result.imported}
+            make = partial(_Session, source, target, known, result, reporter, cancelled, on_imported)
+            run_transfer(make, missing, target, result.stored)
         except ContentLost:
             if number == _MOST_PASSES - 1:
                 raise
@@ -112,31 +108,10 @@ def _left(missing: Mapping[bytes, Snapshot], result: ImportResult) -> dict[bytes
     return {identifier: snapshot for identifier, snapshot in missing.items() if identifier not in done}
 
 
-def _one_pass(
-    source: ResticRepository,
-    target: Repository,
-    missing: Mapping[bytes, Snapshot],
-    known: dict[bytes, bytes],
-    result: ImportResult,
-    reporter: Reporter,
-    cancelled: Callable[[], bool],
-    on_imported: Callable[[bytes, bytes], None],
-) -> None:
-    """Import by one view of the target's index. Raises ContentLost when a prune has deleted what it relied on."""
-    try:
-        session = _Session(source, target, known, result, reporter, cancelled, on_imported)
-        try:
-            session.run(missing)
-        finally:
-            session.saver.close()
-            _add(result.stored, session.saver.stats)
-    except BaseException:
-        target.forget_index()
-        raise
+class _Session(Transfer):
+    """Importing by one view of the target's index."""
 
-
-class _Session:
-    """Importing until what is known of the target's index no longer holds."""
+    verb = ("import", "imported")
 
     def __init__(
         self,
@@ -148,69 +123,35 @@ class _Session:
         cancelled: Callable[[], bool],
         on_imported: Callable[[bytes, bytes], None],
     ) -> None:
-        self._index = target.refresh_index()
-        distrust_missing_packs(target, reporter)
-        config = target.config
-        self._storing = SaverOptions(config.compression, config.pack_size, native_threads())
-        self.saver = target.make_saver(self._storing)
+        super().__init__(target, reporter)
         self._blobs = ImportMap(target.cache_folder, source.id, self.saver)
         self._trees = TreeImporter(source, self.saver, self._blobs, reporter, cancelled)
-        self._target = target
         self._known = known
         self._result = result
-        self._reporter = reporter
         self._on_imported = on_imported
-        self._whole: list[tuple[bytes, Snapshot]] = []
-        self._last_stored = 0
-        self._last_published = target.clock.monotonic()
 
-    def run(self, missing: Mapping[bytes, Snapshot]) -> None:
-        """Import them, oldest first. Raises ContentLost and Interrupted."""
-        try:
-            for identifier, snapshot in missing.items():
-                self._import(identifier, snapshot)
-                if self._is_time() and not self._publish():
-                    return
-            self._publish()
-        except Interrupted as error:
-            with suppress(ContentLost):
-                self._publish()
-            kept = format_size(self.saver.stats.bytes_stored)
-            raise Interrupted(
-                str(error), hint=f"{kept} stored are kept: import again, and it goes on from there"
-            ) from error
-
-    def _import(self, identifier: bytes, snapshot: Snapshot) -> None:
-        self._reporter.progress.current = b"snapshot " + short_id(identifier).encode()
+    def store(self, identifier: bytes, snapshot: Snapshot) -> Snapshot | None:
+        """See `Transfer.store`."""
         tree = self._trees.run(snapshot.tree)
-        if tree is None:
-            self._result.failed.append(identifier)
-            self._reporter.problem(
-                b"", f"snapshot {short_id(identifier)} of {snapshot.time} was not imported: not all of it can be read"
-            )
-            return
-        self._whole.append((identifier, msgspec.structs.replace(snapshot, tree=tree)))
+        return msgspec.structs.replace(snapshot, tree=tree) if tree is not None else None
 
-    def _is_time(self) -> bool:
-        """Whether there is enough for packs of the usual size, or a while has passed."""
-        stored, now = self.saver.stats.bytes_stored, self._target.clock.monotonic()
-        return stored - self._last_stored >= self._storing.pack_size or now - self._last_published >= _PUBLISH_S
-
-    def _publish(self) -> bool:
-        """Make everything durable, then the snapshots that are whole. Whether the index is still as it was known."""
-        target = self._target
-        self.saver.flush()
+    def flush(self) -> None:
+        """Make durable what was stored; then what it was called in restic may be remembered."""
+        super().flush()
         self._blobs.keep()
-        known = self._index.objects | self.saver.index_objects
-        while self._whole and target.index is self._index:
-            identifier, snapshot = self._whole.pop(0)
-            snapshot.parent = self._known.get(snapshot.parent, b"")
-            new_id = publish(target, snapshot, known, self._storing)
-            self._known[identifier] = self._result.imported[identifier] = new_id
-            self._reporter.progress.files_done += 1
-            self._on_imported(identifier, new_id)
-        self._last_stored, self._last_published = self.saver.stats.bytes_stored, target.clock.monotonic()
-        return target.index is self._index
+
+    def failed(self, identifier: bytes) -> None:
+        """See `Transfer.failed`."""
+        self._result.failed.append(identifier)
+
+    def parent(self, snapshot: Snapshot) -> bytes:
+        """See `Transfer.parent`."""
+        return self._known.get(snapshot.parent, b"")
+
+    def published(self, identifier: bytes, new_id: bytes, snapshot: Snapshot) -> None:
+        """See `Transfer.published`."""
+        self._known[identifier] = self._result.imported[identifier] = new_id
+        self._on_imported(identifier, new_id)
 
 
 def _described(identifier: bytes, record: SnapshotRecord) -> Snapshot:
@@ -241,8 +182,3 @@ def _described(identifier: bytes, record: SnapshotRecord) -> Snapshot:
         program=record.program_version or "restic",
         summary=summary,
     )
-
-
-def _add(total: SaverStats, part: SaverStats) -> None:
-    for each in dataclass_fields(SaverStats):
-        setattr(total, each.name, getattr(total, each.name) + getattr(part, each.name))

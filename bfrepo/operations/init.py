@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from bfrepo.chunker.base import ChunkerParams
 from bfrepo.compression import Compression
@@ -32,9 +33,17 @@ class InitOptions:
     host: str = ""
 
 
-def init(backend: Backend, options: InitOptions, clock: Clock, password: Callable[[], bytes]) -> Config:
+def init(
+    backend: Backend,
+    options: InitOptions,
+    clock: Clock,
+    password: Callable[[], bytes],
+    *,
+    cache_dir: Path | None = None,
+) -> Config:
     """Make a repository; its configuration. `password` is asked after a first look, unless there is no encryption.
 
+    Where the storage is far away `cache_dir` is told which password opens it.
     Raises RepositoryExists when the place is not empty, InvalidValue for sizes out of range.
     """
     config = new_config(
@@ -48,7 +57,14 @@ def init(backend: Backend, options: InitOptions, clock: Clock, password: Callabl
     _refuse_existing(backend)
     secret = None if options.encryption == "none" else password()
     init_repository(
-        backend, config, clock, password=secret, label=options.label, host=options.host, kdf=options.kdf
+        backend,
+        config,
+        clock,
+        password=secret,
+        label=options.label,
+        host=options.host,
+        kdf=options.kdf,
+        cache_dir=cache_dir,
     ).close()
     return config
 

@@ -1,6 +1,6 @@
 """Making a snapshot visible, so that no prune that runs at the same time can take away what it needs (INV-1, INV-8).
 
-    claim     write the root tree, and the ID the snapshot will have
+    claim     write the root tree, and the ID the snapshot will have; and what is missing of the index
     look      list the index again, then the packs: if none was doomed and none is gone since the backup began, all is
               well
     mend      otherwise walk the tree against the index as it is now; what is only in doomed or missing packs is
@@ -9,7 +9,9 @@
     unclaim   remove the claim; if somebody removed it first, check the snapshot and take it back if it dangles
 
 A prune writes its flag before it looks for claims, a backup its claim before it looks for flags, so at least one of the
-two sees the other; if both do, both give way. The packs are listed after the index, because flags move when index
+two sees the other; if both do, both give way. What counts is that claim and index are there before the backup looks: a
+prune that sees the claim and not yet the index has written its flag before that look. So where a storage is far away
+both are written at once. The packs are listed after the index, because flags move when index
 objects are merged, and a listing during which that happens need show neither the old object nor the new one. Dooms move
 only when the packs they doom are gone, so what such a listing of the index hides, that of the packs shows. Why all that
 is enough: docs/concurrency.md.
@@ -17,7 +19,9 @@ is enough: docs/concurrency.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from bfrepo.core.errors import (
     BackupForgeError,
@@ -31,9 +35,9 @@ from bfrepo.data.references import reachable
 from bfrepo.data.snapshot import SNAPSHOT_VERSION, Claim, Snapshot, encode_claim, encode_snapshot
 from bfrepo.index.format import PackState
 from bfrepo.index.index import Index
-from bfrepo.repository.inventory import list_packs
 from bfrepo.repository.repository import Repository
 from bfrepo.repository.saver import SaverOptions
+from bfrepo.storage.abilities import is_far, present, take, takes
 from bfrepo.storage.base import ObjectKind
 
 _MOST_LOOKS = 5
@@ -52,12 +56,15 @@ def publish(
     options: SaverOptions,
     *,
     reused: bool = False,
+    name_packs: Callable[[], set[str]] = set,
 ) -> bytes:
     """Store the snapshot; its ID. `known_index` names the index objects that the backup read or wrote.
 
-    Everything the snapshot needs must be durable (Saver.flush). A backup relies on live packs alone; `reused` says that
-    the tree, or a part of it, is that of another snapshot, and may be in packs of any state. Then that snapshot must
-    have been there both before and after the index was read. Raises ContentLost when the source must be read again.
+    Everything the snapshot needs must be durable (Saver.flush); or in packs that are (Saver.flush_packs), if
+    `name_packs` writes what the index does not have of them, and tells the index objects that were written. A backup
+    relies on live packs alone; `reused` says that the tree, or a part of it, is that of another snapshot, and may be in
+    packs of any state. Then that snapshot must have been there both before and after the index was read. Raises
+    ContentLost when the source must be read again.
     """
     name, data = repository.objects.encode(ObjectKind.SNAPSHOT, encode_snapshot(snapshot))
     claim = Claim(
@@ -67,17 +74,34 @@ def publish(
         time=repository.clock.now().isoformat(),
         hostname=snapshot.hostname,
     )
-    claim_name = repository.objects.save(ObjectKind.CLAIM, encode_claim(claim))
+    claim_name, written = _write_claim(repository, claim, name_packs)
+    known_index = known_index | written
     try:
         _make_sure(repository, snapshot.tree, known_index, options, reused)
         repository.backend.save(ObjectKind.SNAPSHOT, name, data)
     except BaseException:
         _remove_claim(repository, claim_name)
         raise
-    if not _claim_stands(repository, claim_name):
+    if not _take_claim(repository, claim_name):
         _check_or_take_back(repository, name, snapshot.tree)
-    _remove_claim(repository, claim_name)
     return bytes.fromhex(name)
+
+
+def _write_claim(repository: Repository, claim: Claim, name_packs: Callable[[], set[str]]) -> tuple[str, set[str]]:
+    """Write the claim, and what is missing of the index; the names of both."""
+    data = encode_claim(claim)
+    if not is_far(repository.backend):
+        written = name_packs()
+        return repository.objects.save(ObjectKind.CLAIM, data), written
+    with ThreadPoolExecutor(1, thread_name_prefix="claim") as pool:
+        claiming = pool.submit(repository.objects.save, ObjectKind.CLAIM, data)
+        try:
+            written = name_packs()
+        except BaseException:
+            with suppress(BackupForgeError):
+                _remove_claim(repository, claiming.result())
+            raise
+        return claiming.result(), written
 
 
 def _make_sure(repository: Repository, tree: bytes, known_index: set[str], options: SaverOptions, reused: bool) -> None:
@@ -100,8 +124,9 @@ def _make_sure(repository: Repository, tree: bytes, known_index: set[str], optio
 
 def _pack_states(repository: Repository, index: Index) -> dict[bytes, PackState]:
     """How far each pack of the index is on its way out, by the packs that are there now: one that is not is doomed."""
-    stored = list_packs(repository)
-    return {pack.id: pack.state if pack.id in stored else PackState.DOOMED for pack in index.table.packs()}
+    packs = {pack.id.hex(): pack for pack in index.table.packs()}
+    stored = present(repository.backend, ObjectKind.PACK, packs.keys())
+    return {pack.id: pack.state if name in stored else PackState.DOOMED for name, pack in packs.items()}
 
 
 def _all_stay(before: Index, states: Mapping[bytes, PackState], reused: bool) -> bool:
@@ -157,6 +182,19 @@ def _store_again(
     finally:
         saver.close()
     return saver.index_objects
+
+
+def _take_claim(repository: Repository, claim_name: str) -> bool:
+    """Remove the claim; whether it had stood until then."""
+    if takes(repository.backend):
+        try:
+            return take(repository.backend, ObjectKind.CLAIM, claim_name)
+        except StorageDenied:  # a store that forbids deletion
+            return _claim_stands(repository, claim_name)
+    stands = _claim_stands(repository, claim_name)
+    if stands:
+        _remove_claim(repository, claim_name)
+    return stands
 
 
 def _claim_stands(repository: Repository, claim_name: str) -> bool:

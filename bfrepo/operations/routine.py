@@ -20,7 +20,7 @@ from bfrepo.core.clock import Clock
 from bfrepo.core.errors import BackupForgeError, DamagedObject, Interrupted
 from bfrepo.core.progress import Reporter
 from bfrepo.data.snapshot import Snapshot
-from bfrepo.operations.backup import BackupOptions, BackupResult, backup
+from bfrepo.operations.backup import BackupOptions, BackupResult, SeveralBackups, backup
 from bfrepo.operations.check import CheckOptions, CheckResult, check
 from bfrepo.operations.forget import ForgetOptions, ForgetPlan, load_all_snapshots, plan_forget, remove_snapshots
 from bfrepo.operations.hooks import HookKind, Hooks
@@ -31,7 +31,7 @@ from bfrepo.sources.base import Source, StreamedSource
 
 StepName: TypeAlias = Literal["before", "backup", "forget", "prune", "check", "after", "failure"]
 Status: TypeAlias = Literal["done", "incomplete", "failed", "interrupted", "skipped"]
-Outcome: TypeAlias = BackupResult | ForgetPlan | PrunePlan | PruneResult | CheckResult | None
+Outcome: TypeAlias = BackupResult | SeveralBackups | ForgetPlan | PrunePlan | PruneResult | CheckResult | None
 """What a step's operation has returned."""
 
 Watch: TypeAlias = tuple[Reporter, Callable[[], bool]]
@@ -52,6 +52,13 @@ class BackupStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackupsStep:
+    """Backups of several things, such as guests of a cluster. Raises what a backup raises where all have failed."""
+
+    back_up: Callable[[Repository, Reporter, Callable[[], bool]], SeveralBackups]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetStep:
     """What to forget, of the snapshots that `concerns` is true for.
 
@@ -69,7 +76,7 @@ class Routine:
 
     name: str
     hooks: Hooks
-    backup: BackupStep | None = None
+    backup: BackupStep | BackupsStep | None = None
     forget: ForgetStep | None = None
     prune: PruneOptions | None = None
     check: CheckOptions | None = None
@@ -207,8 +214,10 @@ class _Run:
             self._opened = self._open()
         return self._opened
 
-    def _backup(self, step: BackupStep) -> StepResult:
+    def _backup(self, step: BackupStep | BackupsStep) -> StepResult:
         repository = self._repository()
+        if isinstance(step, BackupsStep):
+            return self._backups(repository, step)
         with self._observer.working("backup") as (reporter, cancelled):
             result = backup(repository, lambda: step.open_source(reporter), step.options, reporter, cancelled)
         self._snapshot = result.snapshot_id or b""
@@ -220,6 +229,14 @@ class _Run:
             outcome=result,
             reason=f"{errors} items could not be read" if errors else "",
         )
+
+    def _backups(self, repository: Repository, step: BackupsStep) -> StepResult:
+        with self._observer.working("backup") as (reporter, cancelled):
+            result = step.back_up(repository, reporter, cancelled)
+        errors = result.failed + sum(each.snapshot.summary.errors for each in result.made)
+        self._snapshot = next((each.snapshot_id or b"" for each in reversed(result.made)), b"")
+        reason = f"{errors} items could not be backed up" if errors else ""
+        return StepResult(name="backup", status="incomplete" if errors else "done", outcome=result, reason=reason)
 
     def _forget(self, step: ForgetStep) -> StepResult:
         repository = self._repository()

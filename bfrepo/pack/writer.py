@@ -39,16 +39,20 @@ class FrameSealer:
         self._opened = bytearray(1 << 20)
         self._expanded = bytearray(1 << 20)
 
-    def add(self, pack: PackWriter, plain: memoryview, blob_ids: Buffer, blob_sizes: array[int]) -> int:
-        """Compress, seal, verify and append one frame; its stored size in bytes."""
+    def compress(self, plain: memoryview) -> PackedFrame:
+        """What `add` takes: the part of the work that needs no pack."""
         codec, packed = self._compressor.compress(plain)
-        sealed = self._seal(pack, packed)
-        if self._verify and not self._reads_back(pack, sealed, codec, plain):
+        return PackedFrame(plain, memoryview(packed), codec)
+
+    def add(self, pack: PackWriter, frame: PackedFrame, blob_ids: Buffer, blob_sizes: array[int]) -> int:
+        """Seal, verify and append one frame; its stored size in bytes."""
+        sealed = self._seal(pack, frame.packed)
+        if self._verify and not self._reads_back(pack, sealed, frame.codec, frame.plain):
             raise _not_as_written()
-        return _append(pack, sealed, len(plain), codec, blob_ids, blob_sizes)
+        return _append(pack, sealed, len(frame.plain), frame.codec, blob_ids, blob_sizes)
 
     def add_packed(self, pack: PackWriter, frame: PackedFrame, blob_ids: Buffer, blob_sizes: array[int]) -> int:
-        """As `add`, for a frame that is compressed already and was proved to expand to its plaintext."""
+        """As `add`, for a frame that was proved to expand to its plaintext."""
         sealed = self._seal(pack, frame.packed)
         if self._verify and not self._opens_to(pack, sealed, frame.packed):
             raise _not_as_written()

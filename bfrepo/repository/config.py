@@ -23,7 +23,7 @@ from bfrepo.chunker.base import Chunker, ChunkerParams, make_chunker
 from bfrepo.compression import Compression
 from bfrepo.core.errors import MALFORMED, DamagedObject, InvalidValue, UnsupportedFormat
 from bfrepo.core.ids import ID_SIZE, is_object_name
-from bfrepo.core.units import MIB
+from bfrepo.core.units import KIB, MIB
 from bfrepo.crypto.hashing import object_name
 from bfrepo.crypto.keys import Keys
 from bfrepo.crypto.seal import associated_data, seal, unseal
@@ -34,6 +34,8 @@ KNOWN_FEATURES: frozenset[str] = frozenset()
 DEFAULT_PACK_SIZE = 64 * MIB
 SMALLEST_PACK = 4 * MIB
 LARGEST_PACK = 512 * MIB
+
+_DISK_STEP = 64 * KIB
 
 Encryption = Literal["aes-256-gcm", "none"]
 
@@ -73,6 +75,16 @@ class Config:
     def make_chunker(self) -> Chunker:
         """The chunker whose cuts this repository deduplicates by."""
         return make_chunker(self.chunker, self.seed)
+
+    @property
+    def image_chunk(self) -> int:
+        """Bytes of the chunks that disks of virtual machines are cut into, counted from the beginning of the disk.
+
+        As large as chunks of other files are on average, or 1 MiB where that is no multiple of the 64 KiB in which
+        disks are copied. Why disks have chunks of their own: docs/decisions/0025-guests-of-proxmox.md.
+        """
+        size = self.chunker.average
+        return size if size % _DISK_STEP == 0 else MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Asking a storage that is far away for what opens a repository while the program is still getting ready.
 
-To load what a command consists of takes as long as some round trips, and to find the first key slot takes four of them.
+To load what a command consists of takes as long as some round trips, and so does finding the first key slot. Config and
+slot are asked for at once, each on a connection of its own, which are at hand then for what comes next.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bfrepo.core.errors import BackupForgeError
+from bfrepo.repository.usual_slot import usual_slot_at
 from bfrepo.storage.base import CONFIG_NAME, Backend, ObjectInfo, ObjectKind
 from bfrepo.storage.forwarding import ForwardingBackend
 
@@ -18,26 +20,27 @@ from bfrepo.storage.forwarding import ForwardingBackend
 class EarlyBackend(ForwardingBackend):
     """Passes everything on to `inner`, but for the first reads of `open_repository`, which it has begun by itself.
 
-    These are the config, the listing of key slots unless this machine knows which one fits, and the first slot. Each is
-    given out once; all calls after that are new ones. An error of the config is given out, too; what else failed is
-    asked for anew by whoever wants it. Thread rule and errors are those of `inner`.
+    These are the config, the listing of key slots unless this machine knows which one fits there, and the first slot.
+    Each is given out once; all calls after that are new ones. An error of the config is given out, too; what else
+    failed is asked for anew by whoever wants it. Thread rule and errors are those of `inner`.
     """
 
     def __init__(self, inner: Backend, cache_dir: Path | None) -> None:
         super().__init__(inner)
         self._cache_dir = cache_dir
         self._config: bytes | BackupForgeError | None = None
-        self._config_known = threading.Event()
         self._slots: list[ObjectInfo] | None = None
         self._slot: tuple[str, bytes] | None = None
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="open-ahead", daemon=True)
-        self._thread.start()
+        self._config_thread = threading.Thread(target=self._read_config, name="open-config", daemon=True)
+        self._slot_thread = threading.Thread(target=self._read_slot, name="open-slot", daemon=True)
+        self._config_thread.start()
+        self._slot_thread.start()
 
     def load(self, kind: ObjectKind, name: str) -> bytes:
         """See `Backend.load`."""
         if kind is ObjectKind.CONFIG:
-            self._config_known.wait()
+            self._config_thread.join()
             with self._lock:
                 config, self._config = self._config, None
             if isinstance(config, BackupForgeError):
@@ -45,7 +48,7 @@ class EarlyBackend(ForwardingBackend):
             if config is not None:
                 return config
         elif kind is ObjectKind.KEY:
-            self._thread.join()
+            self._slot_thread.join()
             with self._lock:
                 if self._slot is not None and self._slot[0] == name:
                     (_, data), self._slot = self._slot, None
@@ -56,39 +59,23 @@ class EarlyBackend(ForwardingBackend):
         """See `Backend.list`."""
         found = None
         if kind is ObjectKind.KEY:
-            self._thread.join()
+            self._slot_thread.join()
             with self._lock:
                 found, self._slots = self._slots, None
         yield from self._inner.list(kind) if found is None else found
 
-    def _work(self) -> None:
-        with suppress(BackupForgeError):
-            name = self._find_slot(self._read_config())
-            if name is not None:
-                self._slot = name, self._inner.load(ObjectKind.KEY, name)
-
-    def _read_config(self) -> bytes:
+    def _read_config(self) -> None:
         try:
-            data = self._inner.load(ObjectKind.CONFIG, CONFIG_NAME)
-            self._config = data
-            return data
+            self._config = self._inner.load(ObjectKind.CONFIG, CONFIG_NAME)
         except BackupForgeError as error:
             self._config = error
-            raise
-        finally:
-            self._config_known.set()
 
-    def _find_slot(self, config: bytes) -> str | None:
-        """The slot that is going to be tried first; None where nothing is encrypted."""
-        # To load these takes as long as the answer of the storage, so that is asked for first.
-        from bfrepo.repository.config import decode_head  # noqa: PLC0415
-        from bfrepo.repository.usual_slot import UsualSlot  # noqa: PLC0415
-
-        head = decode_head(config, location=self.location)
-        if head.encryption == "none":
-            return None
-        usual = UsualSlot(self._cache_dir / head.repository_id.hex() if self._cache_dir is not None else None)
-        if usual.name is not None:
-            return usual.name
-        self._slots = [*self._inner.list(ObjectKind.KEY)]
-        return self._slots[0].name if self._slots else None
+    def _read_slot(self) -> None:
+        """The slot that is going to be tried first. There is none where nothing is encrypted."""
+        with suppress(BackupForgeError):
+            name = usual_slot_at(self._cache_dir, self.location)
+            if name is None:
+                self._slots = [*self._inner.list(ObjectKind.KEY)]
+                name = self._slots[0].name if self._slots else None
+            if name is not None:
+                self._slot = name, self._inner.load(ObjectKind.KEY, name)

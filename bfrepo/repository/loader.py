@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from bfrepo.compression import Codec, Expander
@@ -42,7 +42,8 @@ UNREADABLE = (DamagedObject, StorageObjectMissing, UnsupportedFormat)
 _NEAR: Final = 256 * KIB
 """Bytes between two frames that are rather read with them than skipped: on a line of 20 MB/s, 13 ms."""
 _LARGEST_RUN: Final = 16 * MIB
-"""Bytes that are fetched by one request. Every request costs some latency, and money at some services; each reader
+"""Bytes that are fetched by one request, and a frame more: so that a pack is one that was to have this size, and ends
+with the frame that made it full. Every request costs some latency, and money at some services; each reader
 needs memory for what it fetches, and opens it when all of it is there, while others fetch."""
 
 
@@ -112,6 +113,8 @@ class Loader:
         self._successor: Loader | None = None
         self._succeeding = threading.Lock()
         self._given_up: set[str] = set()
+        self._heads_coming: dict[str, threading.Event] = {}
+        """Packs whose head somebody fetches with what follows it; set when that has come, or failed."""
 
     def place(self, blob_id: bytes) -> BlobPlace:
         """See BlobLoader."""
@@ -165,7 +168,7 @@ class Loader:
         for frame in frames:
             place = self.table.frame(frame)
             stop = place.offset + place.stored_size
-            if place.pack == pack and 0 <= place.offset - end <= _NEAR and stop - start <= _LARGEST_RUN:
+            if place.pack == pack and 0 <= place.offset - end <= _NEAR and place.offset - start <= _LARGEST_RUN:
                 runs[-1].append(frame)
             else:
                 runs.append([frame])
@@ -183,12 +186,25 @@ class Loader:
         start = 0 if with_head else start
         ahead = self._scratch.ahead
         memory = ahead.make_room(end - start)
-        with suppress(*UNREADABLE):  # told by whoever reads a frame of it
+        with suppress(*UNREADABLE), self._bringing_head(first.pack if with_head else None):
+            # What is wrong is told by whoever reads a frame of it.
             self._backend.read_into(ObjectKind.PACK, first.pack, start, memory)
             ahead.hold(first.pack, start, end)
             if with_head:
                 head = bytes(memory[:HEAD_SIZE])
                 self._ciphers[first.pack] = make_cipher(head, first.pack, self._pack_key, self._repository_id)
+
+    @contextmanager
+    def _bringing_head(self, pack: str | None) -> Iterator[None]:
+        """Have others wait for the head of a pack rather than ask for it, too."""
+        if pack is None:
+            yield
+            return
+        coming = self._heads_coming[pack] = threading.Event()
+        try:
+            yield
+        finally:
+            coming.set()
 
     def open_frame(self, number: int) -> memoryview:
         """A frame's plaintext, unchecked, in this thread's scratch memory: valid until its next frame."""
@@ -264,6 +280,9 @@ class Loader:
 
     def _cipher(self, pack: str) -> PackCipher:
         cipher = self._ciphers.get(pack)
+        if cipher is None and (coming := self._heads_coming.get(pack)) is not None:
+            coming.wait()
+            cipher = self._ciphers.get(pack)
         if cipher is None:
             cipher = read_cipher(self._backend, pack, self._pack_key, self._repository_id)
             self._ciphers[pack] = cipher

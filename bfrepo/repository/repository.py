@@ -237,6 +237,8 @@ def init_repository(
         if slot is not None:
             backend.delete(ObjectKind.KEY, slot)  # so that the place is empty for the next init
         raise
+    if slot is not None and is_far(backend):
+        UsualSlot(repository.cache_folder).remember(slot, backend.location)
     return repository
 
 
@@ -328,7 +330,7 @@ def _open_keys(
                 damaged = error
             continue
         if keys is not None:
-            usual.remember(name)
+            usual.remember(name, backend.location)
             return keys, name
     if damaged is not None:
         raise damaged

@@ -107,7 +107,9 @@ class Saver:
         self._filling = threading.Lock()
         self._error: BaseException | None = None
         self._own = _OwnSealer(options)
-        self._packs = PackPool(table, backend, objects, pack_key, repository_id, clock, options.pack_size)
+        self._packs = PackPool(
+            table, backend, objects, pack_key, repository_id, clock, options.pack_size, options.workers
+        )
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         for _ in range(_FRAMES_AHEAD * options.workers):
             self._free.put(None)  # made when it is first needed
@@ -190,6 +192,11 @@ class Saver:
 
     def flush(self) -> None:
         """Wait until everything saved so far is durable: packs first, then the index objects that name them."""
+        self.flush_packs()
+        self.name_packs()
+
+    def flush_packs(self) -> None:
+        """Wait until everything saved so far is in packs that are durable. Some may be in no index object yet."""
         with self._filling:
             for frame in self._open.values():
                 if frame.sizes:
@@ -204,6 +211,16 @@ class Saver:
         except BaseException as error:
             self._error = error  # a later flush must not report as durable what this one has given up
             raise
+
+    def name_packs(self) -> set[str]:
+        """Write what is missing of the index when `flush_packs` is done; all index objects written so far."""
+        self._raise_failure()
+        try:
+            self._packs.write_index()
+        except BaseException as error:
+            self._error = error
+            raise
+        return self.index_objects
 
     def close(self) -> None:
         """End the workers. What was not flushed is given up; call `flush` first to keep it. Idempotent."""
@@ -305,7 +322,8 @@ class Saver:
             chunk.release()
 
     def _seal(self, sealer: FrameSealer, kind: BlobKind, plain: memoryview, ids: Buffer, sizes: array[int]) -> None:
-        self._write(kind, lambda pack: sealer.add(pack, plain, ids, sizes), len(sizes), len(plain))
+        frame = sealer.compress(plain)
+        self._write(kind, lambda pack: sealer.add(pack, frame, ids, sizes), len(sizes), len(plain))
 
     def _write(self, kind: BlobKind, add: Callable[[PackWriter], int], blobs: int, size: int) -> None:
         """Have a frame appended to a pack, and count what is in it."""
@@ -313,7 +331,7 @@ class Saver:
         try:
             stored = add(pack)
         except BaseException:
-            pack.abort()
+            self._packs.drop(kind, pack)
             raise
         self._packs.put_back(kind, pack)
         self._packs.count_new(blobs, size, stored)

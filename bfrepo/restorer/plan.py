@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import DamagedObject, TargetError
 from bfrepo.core.ids import ID_SIZE
 from bfrepo.core.protocols import BlobLoader
@@ -41,7 +42,8 @@ FIRST_WINDOW: Final = 1 << 12
 LARGEST_WINDOW: Final = 1 << 14
 """Files, pieces of content and directories in a window; each takes about 1 KiB, and up to three windows exist.
 
-The first is large enough that threads which begin at its two ends work on different files, even if all are large.
+The first is large enough that threads which begin at its two ends work on different files, even if all are large. Where
+a storage is far away it is as large as the others: what two windows need of a pack is asked for twice.
 """
 
 
@@ -113,7 +115,7 @@ class Planner:
         self._check_cancelled = check_cancelled
         self._levels: list[_Level] = []
         self._window = Window()
-        self._limit = FIRST_WINDOW
+        self._limit = LARGEST_WINDOW if loader.readers > native_threads() else FIRST_WINDOW
         self._first_names: dict[tuple[int, int], FirstName] = {}
         self._claimed: dict[tuple[int, int], tuple[int, int]] = {}
 

@@ -106,6 +106,32 @@ class MemberSource(ABC):
         """Each member. Called once. Raises BackupForgeError where not all can be had."""
 
 
+class ImagePart(NamedTuple):
+    """Some of what disk images hold. When `pieces`, (image, offset, data) each, has ended, all of `ranges` has come.
+
+    An image is named by its place in `ImageSource.images`; a range is (image, start, end), and what no piece has of it
+    is zeros. Data is valid until the next piece is asked for.
+    """
+
+    ranges: Sequence[tuple[int, int, int]]
+    pieces: Iterator[tuple[int, int, memoryview]]
+
+
+class ImageSource(MemberSource):
+    """A source with disk images behind its members, whose parts come side by side and in any order."""
+
+    @abstractmethod
+    def images(self) -> Sequence[Member]:
+        """The images, as members without a file. Called when the members have ended."""
+
+    @abstractmethod
+    def parts(self) -> Iterator[ImagePart]:
+        """All parts, each range once. Called once; the pieces of one part are read before the next is asked for.
+
+        Raises BackupForgeError where not all can be had.
+        """
+
+
 class StaleFile(OSError):
     """The file changed between two parts of it, so that what was read is of no use: it has to be opened again."""
 

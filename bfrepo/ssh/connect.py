@@ -63,6 +63,11 @@ class SshConnection:
         """Whether it is not known to be broken."""
         return self._transport.is_active() and not self._seen_broken
 
+    @property
+    def is_openssh(self) -> bool:
+        """Whether the host says that its server is OpenSSH."""
+        return self._transport.remote_version.startswith("SSH-2.0-OpenSSH")
+
     def open_subsystem(self, name: str) -> Channel:
         """A channel to a service of the host, such as "sftp". Raises SshRefused when it has none, SshError."""
         refusal = f"{self.host.shown} does not offer {name.upper()} to {self.host.user}"

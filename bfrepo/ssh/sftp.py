@@ -1,7 +1,7 @@
 """SFTP over a channel: requests go out without waiting, and their answers are asked for when they are needed.
 
 The server answers in any order, though OpenSSH's keeps it. That matters for nothing here but the order of effects: what
-must come after something else is sent when that has been answered.
+must come after something else is sent when that has been answered, or the server is known to keep the order.
 
 Paramiko has an SFTP client as well. It waits for each answer, or reads ahead with a thread that polls; it tells neither
 the code of a failure nor what the server can do; and for the same bytes it takes twice the CPU to write, and five times
@@ -52,8 +52,11 @@ class SftpSession:
     Whatever goes wrong with the connection raises SshError and leaves the session broken for good.
     """
 
-    def __init__(self, channel: Channel, host: str) -> None:
-        """Begin on a channel to the subsystem. `host` is for messages. Raises SshRefused, SshError."""
+    def __init__(self, channel: Channel, host: str, *, in_order: bool = False) -> None:
+        """Begin on a channel to the subsystem. `host` is for messages. Raises SshRefused, SshError.
+
+        `in_order` says that this server does one thing after the other, in the order in which it was asked.
+        """
         self._channel = channel
         self._host = host
         self._number = 0
@@ -61,6 +64,7 @@ class SftpSession:
         self._position = 0
         self._answers: dict[int, memoryview | None] = {}
         self._broken = False
+        self.in_order = in_order
         channel.settimeout(_ANSWER_S)
         self.extensions: Mapping[str, bytes] = self._begin()
 

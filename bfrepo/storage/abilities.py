@@ -6,7 +6,7 @@ wraps, so that the ability of one is not lost in the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from bfrepo.core.units import MIB
@@ -54,6 +54,26 @@ class SpoolSender(Protocol):
 
 
 @runtime_checkable
+class Prober(Protocol):
+    """A backend that looks for a few objects with less work than it lists all. Errors are those of `Backend.list`."""
+
+    def present(self, kind: ObjectKind, names: Collection[str]) -> set[str]:
+        """Those of `names` that are there, each looked at after the call began."""
+
+
+@runtime_checkable
+class Taker(Protocol):
+    """A backend whose deletions tell whether there was anything."""
+
+    @property
+    def takes(self) -> bool:
+        """Whether that is so."""
+
+    def take(self, kind: ObjectKind, name: str) -> bool:
+        """As `Backend.delete`; whether the object was there. A second try may say no of what the first removed."""
+
+
+@runtime_checkable
 class PlaceRemover(Protocol):
     """A backend whose `create` makes directories, and that can remove them again."""
 
@@ -89,6 +109,25 @@ def extend_lock(backend: Backend, kind: ObjectKind, name: str) -> None:
     """Lock an object for the whole time again. Nothing is done where the backend has no locks."""
     if isinstance(backend, Locker):
         backend.extend_lock(kind, name)
+
+
+def present(backend: Backend, kind: ObjectKind, names: Collection[str]) -> set[str]:
+    """Those of `names` that are there, by a listing where the backend knows nothing better."""
+    if isinstance(backend, Prober):
+        return backend.present(kind, names)
+    return {info.name for info in backend.list(kind)}.intersection(names)
+
+
+def takes(backend: Backend) -> bool:
+    """Whether `take` tells anything by itself."""
+    return isinstance(backend, Taker) and backend.takes
+
+
+def take(backend: Backend, kind: ObjectKind, name: str) -> bool:
+    """Remove an object; whether it was there. Only for a backend that `takes`."""
+    if not isinstance(backend, Taker):
+        raise TypeError(f"{type(backend).__name__} does not tell what it deletes")
+    return backend.take(kind, name)
 
 
 def send(backend: Backend, kind: ObjectKind, name: str, spool: Spool, *, cold: bool) -> None:

@@ -114,6 +114,12 @@ class CachingBackend(ForwardingBackend):
             self._cache.drop(kind, name)
         self._inner.delete(kind, name)
 
+    def take(self, kind: ObjectKind, name: str) -> bool:
+        """See `Taker`."""
+        if kind in (ObjectKind.SNAPSHOT, ObjectKind.PACK):
+            self._cache.drop(kind, name)
+        return super().take(kind, name)
+
     def delete_many(self, kind: ObjectKind, names: Sequence[str]) -> None:
         """See `BatchDeleter`."""
         if kind in (ObjectKind.SNAPSHOT, ObjectKind.PACK):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from bfrepo.core.protocols import Buffer
-from bfrepo.storage.abilities import delete_limit, delete_many, extend_lock, locks, send
+from bfrepo.storage.abilities import delete_limit, delete_many, extend_lock, locks, present, send, take, takes
 from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.spool import Spool
 from bfrepo.storage.warming import Archive, archive_of
@@ -91,6 +91,19 @@ class ForwardingBackend:
     def extend_lock(self, kind: ObjectKind, name: str) -> None:
         """See `Locker`."""
         extend_lock(self._inner, kind, name)
+
+    def present(self, kind: ObjectKind, names: Collection[str]) -> set[str]:
+        """See `Prober`."""
+        return present(self._inner, kind, names)
+
+    @property
+    def takes(self) -> bool:
+        """See `Taker`."""
+        return takes(self._inner)
+
+    def take(self, kind: ObjectKind, name: str) -> bool:
+        """See `Taker`."""
+        return take(self._inner, kind, name)
 
     @property
     def archive(self) -> Archive | None:

@@ -140,7 +140,7 @@ class RestBackend:
         data = self._load(kind, name)
         if kind is ObjectKind.CONFIG:
             self._note_config()
-        elif self._client.overwrites:
+        elif self._client.is_rclone:
             for pause in _SETTLE_S:
                 if blake3(data).hexdigest() == name:
                     break
@@ -192,6 +192,15 @@ class RestBackend:
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         """See `Backend.delete`."""
+        self.take(kind, name)
+
+    @property
+    def takes(self) -> bool:
+        """See `Taker`. rclone tells; rest-server says the same whether or not there was anything."""
+        return self._client.is_rclone
+
+    def take(self, kind: ObjectKind, name: str) -> bool:
+        """See `Taker`."""
         with self._ask("DELETE", kind, name) as answer:
             status = answer.status
             if status not in DONE and status != HTTPStatus.NOT_FOUND:
@@ -200,6 +209,7 @@ class RestBackend:
             raise self._failure(kind, name, "it is still there after its deletion")
         if kind is ObjectKind.CONFIG:
             self._config_seen = False
+        return status != HTTPStatus.NOT_FOUND
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -351,7 +361,7 @@ class RestBackend:
         refusal = self._post(ObjectKind.CONFIG, name, data)
         if refusal is not None:
             raise refusal.error if self._size(ObjectKind.CONFIG, name) is None else self._config_exists()
-        if self._client.overwrites and self._load(ObjectKind.CONFIG, name) != data:
+        if self._client.is_rclone and self._load(ObjectKind.CONFIG, name) != data:
             raise self._config_exists()
         self._note_config()
 
@@ -364,7 +374,7 @@ class RestBackend:
         """Store an object, unless the server has it."""
         object_path(kind, name)  # refuses what is no name
         identifier = bytes.fromhex(name)
-        if self._client.overwrites and identifier in self._tried and self._is_stored(kind, name, len(data)):
+        if self._client.is_rclone and identifier in self._tried and self._is_stored(kind, name, len(data)):
             return
         self._tried.add(identifier)
         try:

@@ -48,8 +48,9 @@ class RestClient:
     def __init__(self, location: RestLocation, options: RestOptions, *, stuck_after_s: float = STUCK_AFTER_S) -> None:
         self.shown = location.shown
         """Where it is, for messages; without the password."""
-        self.overwrites = False
-        """Whether the server replaces what is there, in place, although the protocol says that it refuses."""
+        self.is_rclone = False
+        """Whether the server is rclone, which replaces what is there, in place, although the protocol says that it
+        refuses, and tells when there was nothing to delete."""
         parts = urlsplit(location.url)
         self._path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         self._headers = {
@@ -84,7 +85,7 @@ class RestClient:
                 decode_content=False,
             )
             try:
-                self.overwrites = self.overwrites or answer.headers.get("Server", "").startswith(_RCLONE)
+                self.is_rclone = self.is_rclone or answer.headers.get("Server", "").startswith(_RCLONE)
                 if 300 <= answer.status < 400:
                     raise redirected(self.shown, answer.headers.get("Location"))
                 yield answer

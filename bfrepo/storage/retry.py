@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -39,7 +39,7 @@ from bfrepo.core.errors import (
     StorageObjectMissing,
 )
 from bfrepo.core.protocols import Buffer
-from bfrepo.storage.abilities import delete_many, extend_lock, send
+from bfrepo.storage.abilities import delete_many, extend_lock, present, send, take
 from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind, Upload
 from bfrepo.storage.forwarding import ForwardingBackend
 from bfrepo.storage.layout import object_path
@@ -142,6 +142,14 @@ class RetryingBackend(ForwardingBackend):
     def delete_many(self, kind: ObjectKind, names: Sequence[str]) -> None:
         """See `BatchDeleter`."""
         self._attempts.make(lambda: delete_many(self._inner, kind, names))
+
+    def present(self, kind: ObjectKind, names: Collection[str]) -> set[str]:
+        """See `Prober`."""
+        return self._attempts.make(lambda: present(self._inner, kind, names))
+
+    def take(self, kind: ObjectKind, name: str) -> bool:
+        """See `Taker`."""
+        return self._attempts.make(lambda: take(self._inner, kind, name))
 
     def send(self, kind: ObjectKind, name: str, spool: Spool, *, cold: bool) -> None:
         """See `SpoolSender`."""

@@ -11,9 +11,11 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
+
+from blake3 import blake3
 
 from bfrepo.core.clock import Clock, SystemClock
 from bfrepo.core.errors import DamagedObject, StorageDenied, StorageError, StorageObjectMissing
@@ -41,10 +43,15 @@ from bfrepo.storage.places import SftpLocation
 from bfrepo.storage.sftp_listing import AT_ONCE, follow, is_file, read_directories
 from bfrepo.storage.sftp_place import SftpPlace, is_directory_at, parent
 from bfrepo.storage.sftp_pool import Line, RemoteFile, SftpPool
-from bfrepo.storage.sftp_upload import SftpUpload, synced
+from bfrepo.storage.sftp_sync import DirectorySync
+from bfrepo.storage.sftp_upload import SftpUpload
 
 _SWEEP_AFTER_S: Final = 7 * 24 * 3600
 _READS_UNDER_WAY: Final = 128
+_SMALL: Final = (ObjectKind.KEY, ObjectKind.SNAPSHOT, ObjectKind.CLAIM)
+"""Kinds whose objects nearly always fit into one answer. How long a config is, its bytes do not prove."""
+_LOOKED_AT: Final = 768
+"""To list 256 directories takes 1,027 requests, and six round trips."""
 _PACK_DIRECTORY = re.compile(rb"[0-9a-f]{2}")
 
 
@@ -121,16 +128,32 @@ class SftpBackend:
             return batch.attributes(batch.send(status_of(path))).size or 0
 
     def load(self, kind: ObjectKind, name: str) -> bytes:
-        """See `Backend.load`."""
+        """See `Backend.load`. Of a small object a first piece is read that mostly turns out to be all of it."""
         path = self._object(kind, name)
-        with self._reading(kind, name) as line:
-            file = _open(line, path)
-            try:
-                data = bytearray(file.size)
-                self._fill(line.session, describe(kind, name), file, 0, memoryview(data))
-                return bytes(data)
-            finally:
-                line.to_close.append(file.handle)
+        with self._reading(kind, name) as line, Batch(line.session) as batch:
+            handle = batch.handle(batch.send(open_file(path, READ)))
+            line.to_close.append(handle)
+            first = batch.send(read_piece(handle, 0, PIECE))
+            asked = None if kind in _SMALL else batch.send(status_of(path))
+            begin = bytes(batch.data(first) or b"")
+            if asked is None and len(begin) < PIECE and blake3(begin).hexdigest() == name:
+                return begin
+            size = batch.attributes(asked or batch.send(status_of(path))).size or 0
+            data = bytearray(begin[:size].ljust(size, b"\0"))
+            rest = memoryview(data)[len(begin) :]
+            self._fill(line.session, describe(kind, name), RemoteFile(handle, size), len(begin), rest)
+            return bytes(data)
+
+    def present(self, kind: ObjectKind, names: Collection[str]) -> set[str]:
+        """See `Prober`: up to some hundreds are looked at, all with one round trip."""
+        if len(names) > _LOOKED_AT:
+            return {info.name for info in self.list(kind)}.intersection(names)
+        with self._listing(kind) as line, Batch(line.session) as batch:
+            asked = {name: batch.send(status_of(self._object(kind, name))) for name in names}
+            found = {name for name, number in asked.items() if _is_there(batch, number)}
+            if len(found) < len(asked) and not is_directory_at(line.session, self.path(_directory(kind))):
+                raise self._place.incomplete(line.session)
+            return found
 
     def read(self, kind: ObjectKind, name: str, offset: int, length: int) -> bytes:
         """See `Backend.read`."""
@@ -175,16 +198,32 @@ class SftpBackend:
 
     def delete(self, kind: ObjectKind, name: str) -> None:
         """See `Backend.delete`."""
+        self.take(kind, name)
+
+    @property
+    def takes(self) -> bool:
+        """See `Taker`."""
+        return True
+
+    def take(self, kind: ObjectKind, name: str) -> bool:
+        """See `Taker`."""
         path = self._object(kind, name)
         with self.writing(kind, name), self._pool.borrow() as line, self.answered(line, kind, name):
             # The directory is synced also when it was gone: what took it away may have failed before that.
-            with synced(line.session, parent(path)), Batch(line.session) as batch:
+            sync = DirectorySync(line.session, parent(path), line.directories, keep=kind is not ObjectKind.PACK)
+            with Batch(line.session) as batch:
+                removed = batch.send(remove(path))
+                sync.change_sent()
+                was_there = True
                 try:
-                    batch.done(batch.send(remove(path)))
+                    batch.done(removed)
                 except SftpStatus as status:
                     if status.code != NO_SUCH_FILE or not is_directory_at(line.session, self.path(_directory(kind))):
                         raise
+                    was_there = False
+            sync.finish()
             self._pool.forget(path)
+            return was_there
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -249,7 +288,7 @@ class SftpBackend:
     def _pack_directories(self) -> Sequence[str]:
         """Those that are there. A link counts, wherever it leads: where that is nowhere, the listing must fail."""
         with self._listing(ObjectKind.PACK) as line:
-            [entries] = read_directories(line.session, [self.path(ObjectKind.PACK.value)])
+            [entries] = read_directories(line.session, [self.path(ObjectKind.PACK.value)], line.to_close)
         names = [entry.name for entry in entries if not is_file(entry.attributes)]
         return [f"{ObjectKind.PACK.value}/{name.decode()}" for name in names if _PACK_DIRECTORY.fullmatch(name)]
 
@@ -257,7 +296,7 @@ class SftpBackend:
         """What is in directories below the root, each name with what it leads to."""
         paths = [self.path(directory) for directory in directories]
         with self._listing(kind) as line:
-            found = read_directories(line.session, paths)
+            found = read_directories(line.session, paths, line.to_close)
             return [follow(line.session, path, each) for path, each in zip(paths, found, strict=True)]
 
     @contextmanager
@@ -326,6 +365,16 @@ def _objects(kind: ObjectKind, directory: str, names: Sequence[tuple[bytes, Attr
 
 def _subject(kind: ObjectKind, name: str | None) -> str:
     return f"{kind.value.removesuffix('s')} being written" if name is None else describe(kind, name)
+
+
+def _is_there(batch: Batch, number: int) -> bool:
+    """Whether what `status_of` asked about is a file. Raises SftpStatus, SshError."""
+    try:
+        return is_file(batch.attributes(number))
+    except SftpStatus as status:
+        if status.code != NO_SUCH_FILE:
+            raise
+        return False
 
 
 def _open(line: Line, path: bytes) -> RemoteFile:

@@ -25,8 +25,13 @@ _MOST_READS = 32
 """How many requests for more names are under way for a directory: OpenSSH answers each with up to 100."""
 
 
-def read_directories(session: SftpSession, paths: Sequence[bytes]) -> list[list[Entry]]:
-    """What is in each of at most AT_ONCE directories. Raises SftpStatus if one of them cannot be read, SshError."""
+def read_directories(
+    session: SftpSession, paths: Sequence[bytes], to_close: list[bytes] | None = None
+) -> list[list[Entry]]:
+    """What is in each of at most AT_ONCE directories. Raises SftpStatus if one of them cannot be read, SshError.
+
+    They are closed, or left to whoever looks after `to_close`.
+    """
     with Batch(session) as batch:
         handles, failure = _open(batch, paths)
         try:
@@ -34,7 +39,9 @@ def read_directories(session: SftpSession, paths: Sequence[bytes]) -> list[list[
                 raise failure
             return _read(batch, handles)
         finally:
-            if session.usable:
+            if to_close is not None:
+                to_close.extend(handles)
+            elif session.usable:
                 for handle in handles:
                     batch.send(close_handle(handle))
 

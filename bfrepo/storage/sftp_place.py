@@ -30,7 +30,8 @@ from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.layout import DIRECTORY_KINDS
 from bfrepo.storage.places import SftpLocation
 from bfrepo.storage.sftp_listing import is_directory, read_directories
-from bfrepo.storage.sftp_upload import DIRECTORY_MODE, synced
+from bfrepo.storage.sftp_sync import DirectorySync
+from bfrepo.storage.sftp_upload import DIRECTORY_MODE
 
 TEMPORARY: Final = "tmp"
 _FRAME: Final = (*(kind.value for kind in DIRECTORY_KINDS), TEMPORARY)
@@ -67,8 +68,7 @@ class SftpPlace:
         for name in _FRAME:
             _make_directories(session, self.path(name))
         for directory in (self.root, *(parent(path) for path in reversed(made))):
-            with synced(session, directory):
-                pass  # what is in it was made just now
+            DirectorySync(session, directory, {}, keep=False).finish()  # what is in it was made just now
 
     def remove(self, session: SftpSession) -> None:
         """Remove the directories that `create` made, and those of packs, as far as nothing is in them."""

@@ -22,6 +22,9 @@ from bfrepo.ssh.sftp_format import close_handle
 _OPEN_FILES = 8
 """How many packs a session keeps open for reading: a restore reads a few packs frame by frame."""
 
+_LEFT_OPEN = 32
+"""How many files that nobody needs any more stay open, because the end of the session closes them for nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
@@ -37,11 +40,14 @@ class Line:
     def __init__(self, connection: SshConnection) -> None:
         """Opens a channel. Raises SshRefused, SshError."""
         self.connection = connection
-        self.session = SftpSession(connection.open_subsystem("sftp"), connection.host.shown)
+        channel = connection.open_subsystem("sftp")
+        self.session = SftpSession(channel, connection.host.shown, in_order=connection.is_openssh)
         self.uploads = 0
         self.busy = True
         self.files: OrderedDict[bytes, RemoteFile] = OrderedDict()
         self.to_close: list[bytes] = []
+        self.directories: dict[bytes, bytes | None] = {}
+        """Handles of directories that stay open to be synced, None for those that cannot be opened."""
 
 
 class SftpPool:
@@ -183,7 +189,7 @@ class SftpPool:
             return self._connection
 
     def _give_back(self, line: Line) -> None:
-        if line.session.usable and line.to_close:
+        if line.session.usable and len(line.to_close) > _LEFT_OPEN:
             with self._changed:
                 handles, line.to_close = line.to_close, []
             with suppress(SshError), Batch(line.session) as batch:

@@ -6,13 +6,13 @@
     4. rename to its place                    seen whole or not at all
     5. fsync of the directory                 its name is on the disk too
 
-Each is answered before the next is sent: four round trips, where the bytes take no longer. A new directory for packs is
-made and synced on the side. What is asked of a server beyond the standard, and what is done without it:
+Each is answered before the next is sent, but for the last of a server that does one thing after the other, as OpenSSH's
+does: three or four round trips, where the bytes take no longer. A new directory for packs is made and synced on the
+side, and other directories stay open. What is asked of a server beyond the standard, and what is done without it:
 
     posix-rename@openssh.com    replaces what is there; else the standard's rename, which fails if the object is there
                                 (a server may deny posix-rename on purpose: then nobody can replace an object)
-    fsync@openssh.com           else the server's disk decides when the bytes are safe. A directory is opened like a
-                                file for it, which servers on Linux allow; where it fails, its fsync is left out
+    fsync@openssh.com           else the server's disk decides when the bytes are safe (sftp_sync.py for directories)
     hardlink@openssh.com        for `config`, which never replaces; else the standard's rename
 """
 
@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final, Protocol
 
 from bfrepo.core.errors import StorageObjectExists
@@ -29,12 +29,9 @@ from bfrepo.core.protocols import Buffer
 from bfrepo.ssh.errors import SshError
 from bfrepo.ssh.sftp import Batch, SftpSession
 from bfrepo.ssh.sftp_format import (
-    BAD_MESSAGE,
     CREATE_NEW,
     NO_SUCH_FILE,
     PIECE,
-    READ,
-    UNSUPPORTED,
     SftpStatus,
     close_handle,
     extended,
@@ -47,6 +44,7 @@ from bfrepo.ssh.sftp_format import (
 from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.layout import describe, object_path
 from bfrepo.storage.sftp_pool import Line, SftpPool
+from bfrepo.storage.sftp_sync import FSYNC, DirectorySync, as_good_as_it_goes
 
 DIRECTORY_MODE: Final = 0o700
 _FILE_MODE: Final = 0o400
@@ -56,7 +54,6 @@ _UNDER_WAY: Final = 128
 
 _POSIX_RENAME: Final = "posix-rename@openssh.com"
 _HARDLINK: Final = "hardlink@openssh.com"
-_FSYNC: Final = "fsync@openssh.com"
 
 
 class Home(Protocol):
@@ -155,71 +152,53 @@ class SftpUpload:
     def _finish_file(self, handle: bytes) -> None:
         """Bring all bytes to the disk."""
         batch = self._batch
-        flushed = batch.send(extended(_FSYNC, handle)) if _FSYNC in self._line.session.extensions else None
+        flushed = batch.send(extended(FSYNC, handle)) if FSYNC in self._line.session.extensions else None
         closed = batch.send(close_handle(handle))
         self._handle = None  # its number may soon be that of another file
         while self._unanswered:
             batch.done(self._unanswered.popleft())
         if flushed is not None:
-            with _as_good_as_it_goes():
+            with as_good_as_it_goes():
                 batch.done(flushed)
         batch.done(closed)
 
     def _publish(self, handle: bytes, path: bytes) -> bool:
         """Give the temporary file its place and name, durably. False if it is a config and there is one."""
-        session, directory = self._line.session, path.rpartition(b"/")[0]
-        makes = self._kind is ObjectKind.PACK and directory not in self._home.ready_directories
-        with Batch(session) as batch, ExitStack() as stack:
+        directory = path.rpartition(b"/")[0]
+        is_pack = self._kind is ObjectKind.PACK
+        makes = is_pack and directory not in self._home.ready_directories
+        with Batch(self._line.session) as batch:
             made = batch.send(make_directory(directory, DIRECTORY_MODE)) if makes else None
+            syncs = [self._sync(directory, keep=not is_pack)]
             if makes:
-                stack.enter_context(synced(session, directory.rpartition(b"/")[0]))
+                syncs.append(self._sync(directory.rpartition(b"/")[0], keep=True))
             self._finish_file(handle)
             refusal = _refusal(batch, made)
             try:
-                with synced(session, directory):
-                    renamed = self._rename(batch, path)
+                renamed = self._rename(batch, path, syncs)
             except SftpStatus as status:
                 raise refusal if refusal is not None and status.code == NO_SUCH_FILE else status from None
+            for sync in syncs:
+                sync.finish()
         if makes:
             self._home.ready_directories.add(directory)
         return renamed
 
-    def _rename(self, batch: Batch, path: bytes) -> bool:
+    def _sync(self, directory: bytes, *, keep: bool) -> DirectorySync:
+        return DirectorySync(self._line.session, directory, self._line.directories, keep=keep)
+
+    def _rename(self, batch: Batch, path: bytes, syncs: Sequence[DirectorySync]) -> bool:
         session = self._line.session
         if self._kind is ObjectKind.CONFIG:
             return _rename_first(batch, session, self._temporary, path)
         if _POSIX_RENAME in session.extensions:
-            batch.done(batch.send(extended(_POSIX_RENAME, self._temporary, path)))
+            renamed = batch.send(extended(_POSIX_RENAME, self._temporary, path))
+            for sync in syncs:
+                sync.change_sent()
+            batch.done(renamed)
         else:
             _rename_or_leave(batch, self._temporary, path)
         return True
-
-
-@contextmanager
-def synced(session: SftpSession, directory: bytes) -> Iterator[None]:
-    """Bring to the disk what the block does to names in a directory, where the server can. Raises SftpStatus, SshError.
-
-    The directory is opened like a file on the side.
-    """
-    if _FSYNC not in session.extensions:
-        yield
-        return
-    with Batch(session) as batch:
-        opened = batch.send(open_file(directory, READ))
-        try:
-            yield
-        except Exception:
-            with suppress(SftpStatus, SshError):
-                batch.send(close_handle(batch.handle(opened)))
-            raise
-        try:
-            handle = batch.handle(opened)
-        except SftpStatus:
-            return
-        done = batch.send(extended(_FSYNC, handle))
-        batch.send(close_handle(handle))
-        with _as_good_as_it_goes():
-            batch.done(done)
 
 
 def _refusal(batch: Batch, made: int | None) -> SftpStatus | None:
@@ -277,13 +256,3 @@ def _exists(batch: Batch, path: bytes) -> bool:
             return False
         raise
     return True
-
-
-@contextmanager
-def _as_good_as_it_goes() -> Iterator[None]:
-    """Some file systems have no fsync, for directories or at all; they keep what promise they can."""
-    try:
-        yield
-    except SftpStatus as status:
-        if status.code not in (UNSUPPORTED, BAD_MESSAGE):
-            raise

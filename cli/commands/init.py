@@ -102,7 +102,11 @@ def run(
         host=socket.gethostname(),
     )
     config = init(
-        backend, options, app.clock, lambda: password.read_new(f"new password for {shown(backend.location)}: ")
+        backend,
+        options,
+        app.clock,
+        lambda: password.read_new(f"new password for {shown(backend.location)}: "),
+        cache_dir=app.settings.cache_dir,
     )
     backend.close()
     _show(app, config, backend.location)

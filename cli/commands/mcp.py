@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from cli.exit_codes import DONE, REPOSITORY_CODES
 from cli.options import command
 from cli.version import PROGRAM, VERSION
 
+if TYPE_CHECKING:
+    from api.tools.config import ClusterAccess
+
 
 @command(
     "mcp",
@@ -21,6 +25,7 @@ from cli.version import PROGRAM, VERSION
     examples=[
         ("backupforge mcp -r /srv/backup --password-file ~/.backup-password", "what an assistant's settings start"),
         ("backupforge mcp --allow-write --allow-restore-to ~/restored", "it may also forget, prune and restore"),
+        ("backupforge mcp --proxmox --allow-write", "it may also list and back up guests of Proxmox"),
         ("backupforge mcp --listen 127.0.0.1:8421 --token-file ~/.mcp-token", "for clients that speak HTTP"),
     ],
     exit_codes=REPOSITORY_CODES,
@@ -43,6 +48,17 @@ from cli.version import PROGRAM, VERSION
     help="Offer restores into this directory; may be repeated. Needs --allow-write.",
 )
 @click.option(
+    "--proxmox",
+    is_flag=True,
+    help="Offer tools for guests of the Proxmox cluster that BACKUPFORGE_PROXMOX_API names; backups of them need "
+    "--allow-write.",
+)
+@click.option(
+    "--allow-guest-restore",
+    is_flag=True,
+    help="Offer restores of guests. Needs --proxmox and --allow-write.",
+)
+@click.option(
     "--listen",
     metavar="ADDRESS:PORT",
     help="Serve HTTP on this address of this machine, such as 127.0.0.1:8421, instead of the standard streams.",
@@ -59,6 +75,8 @@ def run(
     allow_write: bool,
     backup_roots: Sequence[str],
     restore_roots: Sequence[str],
+    proxmox: bool,
+    allow_guest_restore: bool,
     listen: str | None,
     token_file: str | None,
 ) -> int:
@@ -72,6 +90,8 @@ def run(
     """
     if (backup_roots or restore_roots) and not allow_write:
         raise UsageError("--allow-backup-of and --allow-restore-to need --allow-write")
+    if allow_guest_restore and not (proxmox and allow_write):
+        raise UsageError("--allow-guest-restore needs --proxmox and --allow-write")
     if token_file and not listen:
         raise UsageError("--token-file is for --listen")
     try:
@@ -98,6 +118,7 @@ def run(
         allow_write=allow_write,
         backup_roots=tuple(map(_directory, backup_roots)),
         restore_roots=tuple(map(_directory, restore_roots)),
+        cluster=_cluster(app, allow_restore=allow_guest_restore) if proxmox else None,
     )
     with app.open_repository(read_only=not allow_write) as repository:
         server = make_server(repository, config, app.clock)
@@ -106,6 +127,21 @@ def run(
         else:
             serve_http(server, *address, token, lambda url: _show(app, url))
     return DONE
+
+
+def _cluster(app: App, *, allow_restore: bool) -> ClusterAccess:
+    """The cluster that the environment names."""
+    from api.tools.config import ClusterAccess
+
+    try:
+        api = app.settings.proxmox(None, None, None)
+        nodes = app.settings.proxmox_nodes(None, sudo=False, work=None)
+    except ModuleNotFoundError as error:
+        raise BackupForgeError(
+            f"guests of Proxmox need the package {error.name}, which is not installed",
+            hint="pip install 'backupforge[proxmox,ssh]'",
+        ) from error
+    return ClusterAccess(api=api, nodes=nodes, allow_restore=allow_restore)
 
 
 def _directory(path: str) -> bytes:

@@ -173,7 +173,7 @@ def _step_fields(step: StepResult, plan: Plan) -> dict[str, Any]:
 
 def _outcome_text(outcome: Outcome, *, dry_run: bool) -> str:
     """What an operation has brought about, in one line."""
-    from bfrepo.operations.backup import BackupResult
+    from bfrepo.operations.backup import BackupResult, SeveralBackups
     from bfrepo.operations.check import CheckResult
     from bfrepo.operations.forget import ForgetPlan
     from bfrepo.operations.prune import PruneResult
@@ -182,6 +182,8 @@ def _outcome_text(outcome: Outcome, *, dry_run: bool) -> str:
     match outcome:
         case BackupResult():
             return _backup_text(outcome, dry_run=dry_run)
+        case SeveralBackups():
+            return f"saved {_count(len(outcome.made), 'snapshot')}"
         case ForgetPlan():
             removed, kept = len(outcome.removed), len(outcome.kept)
             return (
@@ -202,7 +204,7 @@ def _outcome_text(outcome: Outcome, *, dry_run: bool) -> str:
 
 def _outcome_fields(outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:
     """The same for programs, named as in the summaries of the commands that do the same."""
-    from bfrepo.operations.backup import BackupResult
+    from bfrepo.operations.backup import BackupResult, SeveralBackups
     from bfrepo.operations.check import CheckResult
     from bfrepo.operations.forget import ForgetPlan
     from bfrepo.operations.prune import PruneResult
@@ -214,6 +216,11 @@ def _outcome_fields(outcome: Outcome, *, dry_run: bool) -> dict[str, Any]:
     match outcome:
         case BackupResult():
             return backup_fields(outcome, dry_run=dry_run)
+        case SeveralBackups():
+            return {
+                "backups": [backup_fields(each, dry_run=dry_run) for each in outcome.made],
+                "failed": outcome.failed,
+            }
         case ForgetPlan():
             return {
                 "removed": [identifier.hex() for identifier in outcome.removed],

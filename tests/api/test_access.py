@@ -6,16 +6,17 @@ A route that has no row here fails a test, so nobody opens one by oversight.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, inspect, select, update
 
 from api.app import all_routes
-from api.db.schema import api_tokens, invitations, jobs, runs, stores
+from api.db.schema import api_tokens, invitations, jobs, runs, stores, users
 from api.identity import Access, Role
 from api.routing import Route
 from api.services.accounts import new_invitation
@@ -256,3 +257,67 @@ def _shut(route: Route, row: Row) -> dict[str, int]:
     if route.access is Access.PUBLIC:
         return dict.fromkeys((*kinds, "API token without scope"), int(row.statuses))
     return {**dict.fromkeys(kinds, 401), "API token without scope": 403}
+
+
+# --- strings
+
+STRANGE: Final = (
+    "' OR '1'='1' UNION SELECT password_hash FROM users; DROP TABLE users;--",
+    '%_\\"$1:x{0}',
+    "\u202e\ufeffe\u0301\U0001f4be\uffff",
+)
+"""SQL, wildcards and placeholders, and characters that are no letters."""
+
+
+def _with_each_string(value: Any, text: str) -> Iterator[Any]:
+    """The value as often as it has strings, each time with another of them replaced."""
+    match value:
+        case str():
+            yield text
+        case dict():
+            for name, part in value.items():
+                yield from ({**value, name: changed} for changed in _with_each_string(part, text))
+        case list():
+            for number, part in enumerate(value):
+                yield from (
+                    [*value[:number], changed, *value[number + 1 :]] for changed in _with_each_string(part, text)
+                )
+
+
+def _rows_of(stage: Stage) -> dict[str, int]:
+    with stage.database() as database, database.read() as connection:
+        names = inspect(connection).get_table_names()
+        hashes = connection.execute(select(users.c.password_hash)).scalars().all()
+        return {**dict.fromkeys(names, 0), "users": len(hashes)}
+
+
+@pytest.mark.parametrize("text", STRANGE, ids=["SQL", "marks", "letters"])
+def test_strings_are_only_strings(any_stage: Stage, text: str) -> None:
+    """SQL and strange letters in any part of a path, a query or a body are refused or kept as they are, in every route:
+    the server never fails, shows no password's hash, and has its tables afterwards."""
+    stage = any_stage
+    before = _rows_of(stage)
+
+    async def talk(client: Client) -> None:
+        for name, route in ROUTES.items():
+            row = ROWS[name]
+            parts = dict(row.parts(stage))
+            body = row.body() if callable(row.body) else row.body
+            query = dict(row.query(parts)) if row.query else {}
+            fields = [field.encode_name for field in msgspec.structs.fields(route.query)]
+            requests = [({**parts, part: quote(text, safe="")}, query, body) for part in parts]
+            requests += [(parts, {**query, field: text}, body) for field in fields]
+            requests += [(parts, query, changed) for changed in _with_each_string(body, text)]
+            for place, wanted, sent in requests:
+                if name == "GET /api/runs/{id}/events" and place == parts:
+                    continue  # an answer that goes on
+                answer = await client.ask(
+                    route.method, route.path.format(**place), who="main.root", json=sent, params=wanted or None
+                )
+                assert answer.status < 500, (name, place, wanted, sent, answer.body)
+                assert b"$2b$" not in answer.body
+
+    stage.run(talk)
+    after = _rows_of(stage)
+    assert after.keys() == before.keys()
+    assert after["users"] >= before["users"]

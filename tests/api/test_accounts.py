@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -154,6 +155,34 @@ def test_thousands_of_logins(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(looked_at) <= ADDRESS_LIMIT
     with stage.database() as database, database.read() as connection:
         assert connection.execute(select(func.count()).select_from(login_failures)).scalar_one() <= ADDRESS_LIMIT + 1
+
+
+def test_logins_hold_up_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While passwords are looked at, for however long, everything else is answered."""
+    looking, go_on = threading.Event(), threading.Event()
+
+    def slowly(*_arguments: object) -> bool:
+        looking.set()
+        go_on.wait(60)
+        return False
+
+    monkeypatch.setattr("api.services.accounts.is_password", slowly)
+
+    async def talk(client: Client) -> None:
+        logins = [asyncio.create_task(log_in(client, f"user{number}@example.org")) for number in range(ADDRESS_LIMIT)]
+        while not looking.is_set():
+            await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(30):
+                paths = ("/api/auth/me", "/api/storage/stats", "/api/jobs", "/healthz") * 20
+                answers = await asyncio.gather(*(client.ask("GET", path, who="alpha.viewer") for path in paths))
+            assert {answer.status for answer in answers} == {200}
+            assert not any(login.done() for login in logins)
+        finally:
+            go_on.set()
+        assert {(await login).status for login in logins} <= {401, 429}
+
+    stage.run(talk)
 
 
 def test_password_change(stage: Stage) -> None:

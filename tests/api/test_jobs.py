@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.db.schema import stores
+from tests.support.backups import incompressible
 from tests.support.jobs import allow, backup_of, ended, make_repository, reached, run_now
-from tests.support.server import Client, Stage
+from tests.support.server import Answer, Client, Stage
 
 
 def test_backup_and_restore(any_stage: Stage, tmp_path: Path) -> None:
@@ -295,5 +297,78 @@ def test_quota(stage: Stage, tmp_path: Path) -> None:
             states.append((run["state"], run["error"] or ""))
         assert states[0] == ("failed", "the tenant's quota of 10 B is used up: forget snapshots, and prune")
         assert states[1] == ("done", "")
+
+    stage.run(talk)
+
+
+def _used(answer: Answer) -> int:
+    return int(answer.value["used_bytes"])
+
+
+async def _runs_at_once(client: Client, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    made = [await client.ask("POST", "/api/jobs", who="alpha.operator", json=body) for body in bodies]
+    answers = await asyncio.gather(*(run_now(client, job.value["id"]) for job in made))
+    return [answer.value for answer in answers]
+
+
+def test_quota_while_jobs_write(any_stage: Stage, tmp_path: Path) -> None:
+    """Jobs stop when the quota is reached, however many write at once, and what they leave is counted."""
+    stage, limit = any_stage, 3_000_000
+    files = allow(stage, tmp_path / "alpha")
+    for number in range(3):
+        (files / str(number)).mkdir()
+        (files / str(number) / "random").write_bytes(incompressible(number, 2_000_000))
+    folder = stage.config.stores / stage.tenants["alpha"]
+
+    async def talk(client: Client) -> None:
+        repository = await make_repository(client)
+        place = f"/api/tenants/{stage.tenants['alpha']}/quota"
+        assert (await client.ask("PUT", place, who="main.root", json={"bytes": limit})).status == 200
+        jobs = [backup_of(files / str(number), repository, name=f"job-{number}") for number in range(3)]
+        runs = await _runs_at_once(client, jobs)
+        assert sorted(run["state"] for run in runs) in (["done", "failed", "failed"], ["failed"] * 3)
+        errors = {run["error"] for run in runs if run["state"] == "failed"}
+        assert all("the tenant's quota" in error and "is used up" in error for error in errors), errors
+        stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        assert stored <= limit
+        assert _used(await client.ask("GET", place, who="alpha.viewer")) == stored
+        assert (await client.ask("PUT", place, who="main.root", json={"bytes": 1})).status == 200
+        (run,) = await _runs_at_once(client, [{"name": "check", "kind": "check", "repository": repository}])
+        assert run["state"] == "done", run["error"]
+
+    stage.run(talk)
+
+
+def test_what_jobs_remove_is_counted(stage: Stage, tmp_path: Path) -> None:
+    """What a job has written or removed shows in the tenant's usage when its run has ended."""
+    files = allow(stage, tmp_path / "alpha")
+    (files / "random").write_bytes(incompressible(1, 1_000_000))
+
+    async def talk(client: Client) -> None:
+        repository = await make_repository(client)
+        place = f"/api/tenants/{stage.tenants['alpha']}/quota"
+        (run,) = await _runs_at_once(client, [backup_of(files, repository)])
+        assert run["state"] == "done", run["error"]
+        stored = sum(path.stat().st_size for path in stage.config.stores.rglob("*") if path.is_file())
+        assert _used(await client.ask("GET", place, who="alpha.viewer")) == stored > 1_000_000
+
+    stage.run(talk)
+
+
+def test_watchers_take_turns(stage: Stage, tmp_path: Path) -> None:
+    """A tenant watches so many runs at once and no more, as each watcher asks the database all the time."""
+    files = allow(stage, tmp_path / "alpha", '[tenants.alpha.hooks]\nwait = ["/bin/sleep", "300"]')
+
+    async def talk(client: Client) -> None:
+        repository = await make_repository(client)
+        body = backup_of(files, repository, hooks={"before": ["wait"]})
+        job = (await client.ask("POST", "/api/jobs", who="alpha.operator", json=body)).value["id"]
+        run = (await client.ask("POST", f"/api/jobs/{job}/run", who="alpha.operator")).value["id"]
+        headers = {"Authorization": f"Bearer {stage.tokens['alpha.viewer']}"}
+        async with AsyncExitStack() as stack:
+            watched = [client.raw.get(f"/api/runs/{run}/events", headers=headers) for _ in range(41)]
+            answers = [await stack.enter_async_context(each) for each in watched]
+            assert [answer.status for answer in answers] == [200] * 40 + [429]
+        assert (await client.ask("POST", f"/api/runs/{run}/cancel", who="alpha.operator")).status == 202
 
     stage.run(talk)

@@ -24,10 +24,13 @@ from sqlalchemy import insert, select
 from api.config import load_server_keys
 from api.db.engine import Database
 from api.db.schema import jobs, run_events, runs
+from api.runners.allotment import Allotment
 from api.runners.carrier import Carrier, Pace
 from api.runners.notify import Refused, guard
+from api.runners.orders import Order, Place
 from api.runners.telling import Teller
 from api.services.jobspecs import HookNames, JobSpec, Kind, Retries, RunSpec, Source
+from api.services.locations import Opening, Secrets
 from api.services.notices import seal_targets
 from api.services.runqueue import Claim, Ending, RunQueue, insert_run
 from api.services.schedules import Schedule
@@ -295,7 +298,10 @@ def test_a_process_ends_when_the_database_is_away(tmp_path: Path) -> None:
     """A run that cannot beat is ended before another worker may take it for lost."""
     pace = Pace(look_s=0.1, beat_s=0.1, stale_s=2.0, end_s=0.5)
     command = stub_command(tmp_path / "log", 60.0)
-    carrier = Carrier(DeafQueue(), lambda claim: {"name": "x"}, lambda ending: None, pace, command)  # type: ignore[arg-type, return-value]
+    opening = Opening(tenant_id="tenant", location="memory:", secrets=Secrets(), append_only=False)
+    order = Order(name="x", place=Place(data="/", allowed_locations=()), opening=opening)
+    none = Allotment(DeafQueue())  # type: ignore[arg-type]
+    carrier = Carrier(DeafQueue(), lambda claim: order, none, lambda ending: None, pace, command)  # type: ignore[arg-type]
     claim = Claim("run", "tenant", "alpha", None, 1, "me", RunSpec(repository="0", name="x"))
     began = time.monotonic()
     asyncio.run(carrier.carry_out(claim))

@@ -16,8 +16,10 @@ from sqlalchemy import insert, select
 from api.db.engine import Database
 from api.db.schema import audit, damaged_objects, stores
 from api.services.scrub import RATE, Scrub
-from api.services.store_files import CONFIG, Incoming, ObjectPath
+from api.services.store_backend import StoreBackend
+from api.services.store_files import CONFIG, Incoming, ObjectPath, Stored, StoreFolder
 from api.services.stores import Store, Stores
+from bfrepo.storage.base import ObjectKind
 from tests.support.repositories import FakeClock
 from tests.support.server import Client, Stage
 
@@ -184,3 +186,43 @@ def test_gone_folder(stage: Stage, tmp_path: Path) -> None:
         Scrub(database, stage.clock, all_stores).run(every_s=0)
         assert row_of(database)["scrubbed"] is None
         assert row_of(database)["bytes"] == before["bytes"] == 10 * 1000 + 8
+
+
+def test_uploads_of_jobs_are_left_alone(stage: Stage) -> None:
+    """What a job is writing to a store counts, and is not swept away by whoever counts."""
+    with opened(stage) as (all_stores, store, _database):
+        before = store.folder.used() or 0
+        backend = StoreBackend(store.folder.root, "main", append_only=False)
+        upload = backend.upload(ObjectKind.PACK)
+        upload.write(b"a pack")
+        all_stores.set_right()
+        assert store.folder.used() == before + 6
+        upload.commit("ab" * 32)
+        assert backend.load(ObjectKind.PACK, "ab" * 32) == b"a pack"
+        assert store.folder.used() == before + 6
+        backend.close()
+
+
+def test_uploads_that_end_while_others_count(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload that gets its place behind the back of whoever counts does not go uncounted: nothing is set right."""
+    with opened(stage) as (all_stores, store, database):
+        all_stores.set_right()
+        all_stores.reserve(store, 1000)
+        data = b"x" * 1000
+        path = ObjectPath("index", blake3(data).hexdigest())
+        incoming = Incoming(store.folder, path, len(data), "blake3")
+        incoming.write([data])
+        objects = StoreFolder.objects
+
+        def end_meanwhile(folder: StoreFolder, kind: str) -> Iterator[Stored]:
+            found = list(objects(folder, kind))
+            if kind == path.kind:
+                incoming.commit()
+            return iter(found)
+
+        with monkeypatch.context() as patched, database.read() as connection:
+            before = connection.execute(select(stores.c.bytes)).scalar_one()
+            patched.setattr(StoreFolder, "objects", end_meanwhile)
+            all_stores.recount(store)
+        with database.read() as connection:
+            assert connection.execute(select(stores.c.bytes)).scalar_one() == before == store.folder.used()

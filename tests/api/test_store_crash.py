@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -36,8 +36,8 @@ class Writer(threading.Thread):
         self._random = random.Random(number)
 
     def run(self) -> None:
-        with suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
+        with closing(connection), suppress(OSError, http.client.HTTPException):
             while True:
                 data = incompressible(self._random.getrandbits(60), self._random.randrange(1, SIZE))
                 name = hashlib.sha256(data).hexdigest()
@@ -71,8 +71,9 @@ def _rounds() -> Iterator[int]:
 
 
 @pytest.mark.slow
-def test_killed_server(stage: Stage) -> None:
+def test_killed_server(any_stage: Stage) -> None:
     """After kill -9 all that was acknowledged is there, all that is there is whole, and as much is counted."""
+    stage = any_stage
     token = stage.api_token("alpha.admin", *ALL)
     with serving(stage) as server:
         make(server, token)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +9,8 @@ from pathlib import Path
 from time import monotonic
 
 from benchmarks import distant
-from benchmarks.compare import Key, Scene
+from benchmarks.figures import Key, goal_ratio, verdict
+from benchmarks.running import Scene
 from tests.support.long_line import HttpHeads, LongLine, long_line_to
 
 SCENE = Scene(Path("/scene/tool-0"), (Path("/src/fs"), Path("/src/kernel")), 0)
@@ -37,20 +37,13 @@ def test_both_tools_use_the_same_server(tmp_path: Path) -> None:
 
 
 def test_requests_must_be_fewer() -> None:
-    """As many requests as restic makes are too many."""
-    middles = {figure("restic", "first", "requests"): 20.0, figure("backupforge", "first", "requests"): 19.0}
-    assert distant.requests_verdict(middles, "rest", "first")[2] == "must met"
-    middles[figure("backupforge", "first", "requests")] = 20.0
-    assert distant.requests_verdict(middles, "rest", "first")[2] == "missed"
-    assert distant.requests_verdict({}, "rest", "first")[2] == "not measured"
-
-
-def test_everything_is_in_the_json() -> None:
-    """Each phase with each server has a goal for its time and one for its requests."""
-    samples = {figure("restic", "first"): [4.0], figure("backupforge", "first"): [2.0]}
-    document = json.loads(distant.as_json(samples, {}, 1))
-    assert len(document["goals"]) == 2 * len(distant.GOALS) == 2 * len(distant.SERVERS) * len(distant.TITLES)
-    assert [goal["verdict"] for goal in document["goals"][:2]] == ["aim met", "not measured"]
+    """As many requests as restic makes are too many; each phase with each server has a goal for them."""
+    goals = [goal for goal in distant.GOALS if goal.quantity == "requests"]
+    assert len(goals) == len(distant.SERVERS) * len(distant.TITLES)
+    middles = {figure("restic", "first", "requests"): 500.0, figure("backupforge", "first", "requests"): 499.0}
+    assert verdict(goals[0], goal_ratio(middles, goals[0])) == "must met"
+    middles[figure("backupforge", "first", "requests")] = 500.0
+    assert verdict(goals[0], goal_ratio(middles, goals[0])) == "missed"
 
 
 def test_a_long_line_takes_its_time() -> None:

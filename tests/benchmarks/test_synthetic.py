@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import synthetic
-from benchmarks.compare import PASSWORD, Measure
+from benchmarks.running import PASSWORD, Measure
 from benchmarks.synthetic import Size
 from bfrepo.data.references import reachable
 from bfrepo.operations.snapshots import load_snapshots

@@ -16,12 +16,15 @@ fail, as do some in the real one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from bfrepo.core.errors import BackupForgeError
+from bfrepo.data.snapshot import Claim, encode_claim
+from bfrepo.repository.repository import Repository
+from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.memory import MemoryBackend
 from tests.support.campaign import campaign_s, is_campaign
 from tests.support.interleavings import Explored, Explorer
@@ -140,6 +143,25 @@ def test_pairs_with_slow_listings(programs: Programs) -> None:
     """INV-8: the same where a listing need not show what is written or deleted while it goes on; bounded."""
     waits = 3 if is_campaign() else 2
     check(explored(garbage(), programs, slow_listings=True, crashes=True, most_preemptions=waits))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "bounds", [{"crashes": True}, {"slow_listings": True, "most_preemptions": 2}], ids=["crashes", "slow listings"]
+)
+def test_claim_before_the_index(bounds: Bounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: a backup whose claim is there before the index that it needs, as may be where a storage is far away."""
+
+    def claim_first(repository: Repository, claim: Claim, name_packs: Callable[[], set[str]]) -> tuple[str, set[str]]:
+        name = repository.objects.save(ObjectKind.CLAIM, encode_claim(claim))
+        return name, name_packs()
+
+    monkeypatch.setattr("bfrepo.operations.publish._write_claim", claim_first)
+    check(explored(garbage(), {"backup": OTHER, "prune": prunes}, **bounds))
+    if "crashes" not in bounds:
+        monkeypatch.setattr("bfrepo.operations.publish._make_sure", lambda *args: None)
+        assert "has lost" in explored(garbage(), PAIRS["backup and prune"], **bounds, crashes=True).wrong
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def write_pack(backend: MemoryBackend, keys: Keys, repository_id: bytes = REPOSI
     writer = PackWriter(backend.upload(ObjectKind.PACK), keys.pack_key, repository_id, BlobKind.DATA)
     sealer = FrameSealer(Compressor(Compression()), verify=True)
     for content in (b"first" * 50, b"second" * 50):
-        sealer.add(writer, memoryview(content), object_id(content), array("I", [len(content)]))
+        sealer.add(writer, sealer.compress(memoryview(content)), object_id(content), array("I", [len(content)]))
     return writer.finish()
 
 

@@ -254,7 +254,7 @@ def test_a_blob_that_was_damaged_before_it_was_stored(small: SmallRepository) ->
     wrong_id = repository.blob_hash(b"what was read")
     writer = PackWriter(backend.upload(ObjectKind.PACK), repository.keys.pack_key, repository.id, BlobKind.DATA)
     sealer = FrameSealer(Compressor(Compression(Codec.NONE, 0)), verify=True)
-    sealer.add(writer, memoryview(content), wrong_id, array("I", [len(content)]))
+    sealer.add(writer, sealer.compress(memoryview(content)), wrong_id, array("I", [len(content)]))
     finished = writer.finish()
     pack = bytes.fromhex(finished.name)
     entry = PackEntry(id=pack, size=finished.size, directory=finished.directory.encode())

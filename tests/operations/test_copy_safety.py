@@ -119,7 +119,7 @@ def damage(source: FaultyBackend, content: bytes, pack: str | None = None) -> No
 @pytest.fixture
 def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread for each kind of work, and an index object after every two packs."""
-    monkeypatch.setattr("bfrepo.operations.copy.native_threads", lambda: 1)
+    monkeypatch.setattr("bfrepo.operations.transfer.native_threads", lambda: 1)
     monkeypatch.setattr("bfrepo.operations.copy_blobs.native_threads", lambda: 1)
     monkeypatch.setattr("bfrepo.repository.packing._CHECKPOINT_PACKS", 2)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bfrepo.core.errors import DamagedObject, Interrupted, MissingBlob, TargetError, UsageError
-from bfrepo.core.protocols import BlobPlace, Buffer
+from bfrepo.core.protocols import BlobPlace
 from bfrepo.data.selection import SnapshotFilter
 from bfrepo.exporter.sinks import Sink, open_file_sink
 from bfrepo.operations.dump import Archive, DumpResult, archive_for, dump, find_dump
@@ -25,27 +25,9 @@ from tests.support.backups import incompressible, never, run_backup
 from tests.support.directories import Problems, Seen, back_up, census, removable
 from tests.support.repositories import make_repository
 from tests.support.restoring import file_content, restored_nodes
+from tests.support.sinks import MemorySink
 from tests.support.sources import Item, folder, sparse
-from tests.support.ugly import ASPECTS
-
-TAR_LOSES = ("no_dump", "unchangeable")
-"""Aspects that are nothing but inode flags."""
-
-
-class MemorySink:
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: Buffer) -> None:
-        self.data += data
-
-    def zeros(self, count: int) -> None:
-        self.data += bytes(count)
-
-    def flush(self) -> None:
-        """All is here."""
+from tests.support.ugly import ASPECTS, TAR_LOSES
 
 
 class Warnings(Problems):

@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bfrepo.core.errors import BackupForgeError, Interrupted, SourceError
-from bfrepo.core.protocols import Buffer
 from bfrepo.data.selection import SnapshotFilter
 from bfrepo.formats.tar_header import MalformedTar
 from bfrepo.operations.backup import BackupResult, backup
@@ -30,31 +29,12 @@ from tests.support.backups import backup_options, incompressible, never, run_bac
 from tests.support.directories import Problems, Seen, back_up, census, removable, restore_to
 from tests.support.repositories import make_repository
 from tests.support.restoring import file_content, restored, restored_nodes
+from tests.support.sinks import MemorySink
 from tests.support.sources import Item
-from tests.support.ugly import ASPECTS
-
-TAR_LOSES = ("no_dump", "unchangeable")
-"""Aspects that are nothing but inode flags."""
-
+from tests.support.ugly import ASPECTS, TAR_LOSES
 
 LINKED = (stat.S_IFREG, stat.S_IFLNK)
 """Kinds whose further names GNU tar packs as hard links."""
-
-
-class Memory:
-    """A sink in memory."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: Buffer) -> None:
-        self.data += data
-
-    def zeros(self, count: int) -> None:
-        self.data += bytes(count)
-
-    def flush(self) -> None:
-        """All is here."""
 
 
 def import_tar(
@@ -85,7 +65,7 @@ POSIX = ("--format=posix", "--xattrs", "--xattrs-include=*", "--acls")
 
 def export_tar(repository: Repository, path: bytes = b"") -> bytes:
     """What the latest snapshot is exported as."""
-    sink = Memory()
+    sink = MemorySink()
     place = find_dump(repository, "latest", path, SnapshotFilter(), Problems())
     dump(repository, place, "tar", sink, Problems(), never)
     return bytes(sink.data)

@@ -9,59 +9,22 @@ import pytest
 
 from bfrepo.core.errors import BackupForgeError, DamagedObject
 from bfrepo.operations.snapshots import load_snapshots
-from bfrepo.repository.repository import Repository, open_repository
 from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.memory import MemoryBackend
 from tests.support.backups import run_backup
 from tests.support.faulty import copy_of
+from tests.support.programs import MODELS, MORE, OLD, SAME, backs_up, disk_after, forget_all, opened
+from tests.support.programs import prunes_by_the_book as prunes
 from tests.support.pruning import Faults, Prune
-from tests.support.repositories import PASSWORD, FakeClock, make_repository, reopen
+from tests.support.repositories import reopen
 from tests.support.restoring import expected, restored
 from tests.support.scheduler import Program, Run, explore, own_threads, run_in_order
-from tests.support.sources import Item
-
-OLD: Mapping[str, Item | bytes] = {"data/x": b"shared", "data/y": b"only the old one has this"}
-SAME: Mapping[str, Item | bytes] = {"data/x": b"shared"}
-MORE: Mapping[str, Item | bytes] = {"data/x": b"shared", "data/sub/z": b"new"}
-MODELS = [expected(tree) for tree in (OLD, SAME, MORE)]
 
 
 @pytest.fixture(autouse=True)
 def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same order of calls gives the same run."""
     own_threads(monkeypatch)
-
-
-def opened(backend: Backend) -> Repository:
-    """The repository as a new process opens it, its index not yet read."""
-    return open_repository(backend, FakeClock(), lambda: PASSWORD)
-
-
-def disk_after(*trees: Mapping[str, Item | bytes], forgotten: bool) -> MemoryBackend:
-    """A repository that the trees were backed up to, the snapshots still there or gone."""
-    disk = MemoryBackend()
-    repository = make_repository(disk)
-    for tree in trees:
-        run_backup(repository, tree)
-    if forgotten:
-        forget_all(disk)
-    return disk
-
-
-def forget_all(backend: Backend) -> None:
-    """Remove all snapshots there are now."""
-    for info in list(backend.list(ObjectKind.SNAPSHOT)):
-        backend.delete(ObjectKind.SNAPSHOT, info.name)
-
-
-def backs_up(tree: Mapping[str, Item | bytes]) -> Program:
-    """A backup."""
-    return lambda backend: run_backup(opened(backend), tree)
-
-
-def prunes(name: str, *, repack: bool = False, merge: bool = True, faults: Faults | None = None) -> Program:
-    """A prune without grace time."""
-    return lambda backend: Prune(backend, name, repack=repack, merge=merge, faults=faults).run()
 
 
 def lost(disk: Backend) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
@@ -319,10 +320,78 @@ def test_store_that_denies_deletion(backend: Striking) -> None:
     assert expected(CHANGED) in restored_snapshots(reopen(backend)).values()
 
 
+class FarAway(Striking):
+    """Several calls at once are worth making."""
+
+    connections = 8
+
+
+@pytest.fixture
+def far(backend: Striking) -> FarAway:
+    """The same storage, far away."""
+    return FarAway(memory_of(backend))
+
+
+def memory_of(backend: Striking) -> MemoryBackend:
+    """What it passes everything on to."""
+    assert isinstance(backend._inner, MemoryBackend)
+    return backend._inner
+
+
+@pytest.mark.parametrize("first", [ObjectKind.CLAIM, ObjectKind.INDEX])
+def test_claim_and_index_at_once(far: FarAway, first: ObjectKind) -> None:
+    """INV-1: where a storage is far away neither waits for the other, and a prune may strike between them."""
+    (second,) = {ObjectKind.CLAIM, ObjectKind.INDEX} - {first}
+    old, written = names(far, ObjectKind.PACK), threading.Event()
+
+    def strike() -> None:
+        assert written.wait(30)
+        flag_all(far, "doomed")
+        delete_packs(far, old)
+
+    def note() -> None:
+        written.set()
+
+    far.after_save[first] = note
+    far.before_save[second] = strike
+    run_backup(later(far), CHANGED)
+    check(far, CHANGED, without=old)
+
+
+def test_a_deletion_tells_whether_the_claim_stood(far: FarAway) -> None:
+    """INV-1: a storage whose deletions tell what was there is not asked about the claim; a lost one is noticed."""
+    asked: list[str] = []
+
+    class Telling(FarAway):
+        takes = True
+
+        def take(self, kind: ObjectKind, name: str) -> bool:
+            asked.append(name)
+            stood = name in names(self, kind)
+            self.delete(kind, name)
+            return stood
+
+    telling = Telling(memory_of(far))
+    run_backup(later(telling), CHANGED)
+    assert (len(asked), [call for call in telling.calls if call.method == "size"]) == (1, [])
+    old = names(telling, ObjectKind.PACK)
+
+    def lapse() -> None:
+        remove_claims(telling)
+        flag_all(telling, "doomed")
+        delete_packs(telling, old)
+
+    telling.before_save[ObjectKind.SNAPSHOT] = lapse
+    run_backup(reopen(telling, clock=FakeClock(START + timedelta(days=2))), {**CHANGED, "data/e": b"newer"})
+    check(telling, {**CHANGED, "data/e": b"newer"}, without=set())
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["near", "far"])
 @pytest.mark.parametrize("kind", [ObjectKind.PACK, ObjectKind.INDEX, ObjectKind.CLAIM, ObjectKind.SNAPSHOT])
 @pytest.mark.parametrize("error", [StorageFull("full"), StorageError("gone")], ids=["full", "gone"])
-def test_storage_fails(backend: Striking, kind: ObjectKind, error: StorageError) -> None:
+def test_storage_fails(backend: Striking, far: FarAway, *, is_far: bool, kind: ObjectKind, error: StorageError) -> None:
     """INV-1: whichever write fails, no snapshot and no claim is left, and the next backup in this process succeeds."""
+    backend = far if is_far else backend
     before = names(backend, ObjectKind.SNAPSHOT)
     repository = later(backend)
     backend.fail("commit" if kind is ObjectKind.PACK else "save", kind=kind, error=error)
@@ -337,7 +406,7 @@ def test_content_lost_three_times(backend: Striking, monkeypatch: pytest.MonkeyP
     """After three passes over the source the backup gives up and says what is lost."""
     passes = []
 
-    def lost(*args: object) -> bytes:
+    def lost(*args: object, **named: object) -> bytes:
         passes.append(args)
         raise ContentLost("blob 01020304 was deleted")
 

@@ -51,7 +51,7 @@ def write_pack(
     for frame in FRAMES:
         ids = b"".join((number + at).to_bytes(32, "little") for at in range(len(frame)))
         number += len(frame)
-        sealer.add(writer, memoryview(b"".join(frame)), ids, array("I", map(len, frame)))
+        sealer.add(writer, sealer.compress(memoryview(b"".join(frame))), ids, array("I", map(len, frame)))
     return writer.finish()
 
 

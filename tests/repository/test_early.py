@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from bfrepo.core.errors import RepositoryNotFound, StorageDenied, StorageError, WrongPassword
+from bfrepo.operations.init import InitOptions, init
 from bfrepo.repository.early import EarlyBackend
 from bfrepo.repository.repository import open_repository
 from bfrepo.storage.base import CONFIG_NAME, ObjectKind
@@ -36,6 +37,22 @@ def test_opening_takes_no_more_calls(far: DistantBackend, tmp_path: Path) -> Non
         assert far.requests["list keys"] == listed
 
 
+def test_config_and_slot_come_at_once(tmp_path: Path) -> None:
+    """Neither waits for the other; who made the repository here knows the slot; a wrong guess only costs calls."""
+    memory = MemoryBackend()
+    far = DistantBackend(memory, latency_s=0.02)
+    init(far, InitOptions(), FakeClock(), lambda: PASSWORD, cache_dir=tmp_path)
+    far.forget()
+    early = EarlyBackend(far, tmp_path)
+    open_repository(early, FakeClock(), lambda: PASSWORD, cache_dir=tmp_path)
+    assert (far.total, far.requests["list keys"], far.most_at_once) == (2, 0, 2)
+    for name in [*names(memory, ObjectKind.KEY), CONFIG_NAME]:
+        memory.delete(ObjectKind.CONFIG if name == CONFIG_NAME else ObjectKind.KEY, name)
+    other = init(far, InitOptions(), FakeClock(), lambda: b"other")
+    opened = open_repository(EarlyBackend(far, tmp_path), FakeClock(), lambda: b"other", cache_dir=tmp_path)
+    assert opened.id == other.repository_id
+
+
 def test_what_was_read_is_given_out_once(far: DistantBackend) -> None:
     """Whoever asks a second time is told what is there by then."""
     early = EarlyBackend(far, None)
@@ -58,12 +75,12 @@ def test_a_second_password_is_tried(far: DistantBackend) -> None:
 
 @pytest.mark.parametrize("encryption", ["aes-256-gcm", "none"])
 def test_only_what_is_needed_is_asked_for(encryption: Literal["aes-256-gcm", "none"]) -> None:
-    """Where nothing is encrypted no key slots are asked for."""
+    """Where nothing is encrypted no key slot is read; that there is none a listing tells, made beside the config."""
     memory = MemoryBackend()
     make_repository(memory, encryption=encryption)
     far = DistantBackend(memory)
     open_repository(EarlyBackend(far, None), FakeClock(), lambda: PASSWORD)
-    assert far.total == (1 if encryption == "none" else 3)
+    assert far.total == (2 if encryption == "none" else 3)
 
 
 def fail_config(backend: FaultyBackend) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,7 @@ from tests.support.distant import DistantBackend
 from tests.support.faulty import FaultyBackend
 from tests.support.flaky import FlakyBackend
 from tests.support.repositories import make_repository, names, reopen, saver_options
+from tests.support.restoring import expected, restored_snapshots
 from tests.support.sources import Item, written
 
 LATENCY_S = 0.02
@@ -112,6 +115,59 @@ def test_packs_are_sent_while_others_are_made(far: DistantBackend) -> None:
     run_backup(repository, tree_of(200, 100_000))
     assert far.requests["upload packs"] > 15
     assert far.most_at_once >= 3
+
+
+def test_first_packs_leave_early(far: DistantBackend) -> None:
+    """Sending begins with the first 4 MiB, then at 8 and 16, while the line would idle; then packs are as usual."""
+    sizes = sizes_of_packs(far, {"data/large": incompressible(1, 48 * MIB)}, BlobKind.DATA)
+    assert [size // MIB for size in sizes[:3]] == [4, 8, 16]
+    assert len(sizes) == 4
+
+
+def test_what_is_full_first_leaves_first(far: DistantBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While two packs are on their way no other one leaves before it is full."""
+    monkeypatch.setattr("bfrepo.repository.packing._EARLY", (MIB, MIB, MIB, MIB))
+    gate = threading.Event()
+    uploads = [0]
+    travel = far.travel
+
+    def slow(method: str, kind: ObjectKind | None, call: Callable[[], Any]) -> Any:
+        if method == "upload":
+            uploads[0] += 1
+            assert gate.wait(60)
+        return travel(method, kind, call)
+
+    monkeypatch.setattr(far, "travel", slow)
+    make_repository(far._inner)
+    repository = reopen(far)
+    saver = repository.make_saver(saver_options(repository))
+    for number in range(10):
+        saver.save(BlobKind.DATA, incompressible(number, MIB))
+    saver._jobs.join()
+    assert uploads == [2]
+    gate.set()
+    saver.flush()
+    saver.close()
+    assert len(names(far, PACK)) == 3
+
+
+def test_a_pack_of_trees_never_leaves_early(far: DistantBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories stay together: they are read together."""
+    monkeypatch.setattr("bfrepo.repository.packing._EARLY", (1000, 1000, 1000))
+    assert len(sizes_of_packs(far, tree_of(300, 10), BlobKind.TREE)) == 1
+
+
+def test_workers_share_packs(far: DistantBackend) -> None:
+    """Two workers fill one pack where a storage is far away: fewer packs are fewer requests."""
+    assert len(sizes_of_packs(far, {"data/large": incompressible(1, 3 * MIB)}, BlobKind.DATA, workers=2)) == 1
+
+
+def sizes_of_packs(far: DistantBackend, tree: dict[str, Item | bytes], kind: BlobKind, **options: Any) -> list[int]:
+    """How large the packs of one kind are that a backup makes, in the order in which the index names them."""
+    run_backup(make_repository(far), tree, **options)
+    repository = reopen(far)
+    assert restored_snapshots(repository) == {next(iter(load_snapshots(repository))): expected(tree)}
+    return [pack.size for pack in repository.index.table.packs() if pack.kind is kind]
 
 
 def test_unchanged_backup_takes_few_calls(far: DistantBackend, tmp_path: Path) -> None:
@@ -228,6 +284,31 @@ def test_frames_that_lie_together_are_one_request(far: DistantBackend, tmp_path:
     first, last = frames[0], frames[-1]
     assert loader.runs([first, last]) == [[first], [last]]
     assert loader.runs([last, first]) == [[last], [first]]
+
+
+def test_the_head_of_a_pack_is_asked_for_once(far: DistantBackend) -> None:
+    """Who reads the end of a pack while another one reads its beginning waits for the head that comes with that."""
+    run_backup(make_repository(far._inner), {"data/large": incompressible(1, 40 * MIB)})
+    loader = reopen(far).loader
+    frames = sorted({place.frame for _, place in loader.table.blobs() if loader.table.kind_of(place.frame) == 0})
+    first, *_, last = loader.runs(frames)
+    assert last[0] != first[0]
+    far.forget()
+    begun = threading.Event()
+    travel = far.travel
+
+    def slow(method: str, kind: ObjectKind | None, call: Callable[[], Any]) -> Any:
+        begun.set()
+        return travel(method, kind, call)
+
+    far.travel = slow  # type: ignore[method-assign]
+    begin = threading.Thread(target=loader.read_ahead, args=(first,))
+    begin.start()
+    assert begun.wait(30)
+    loader.read_ahead(last)
+    assert loader.open_frame(last[-1])
+    begin.join()
+    assert far.total == 2
 
 
 def test_what_is_at_hand_is_read_frame_by_frame(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_what_slots_say(faulty: FaultyBackend) -> None:
     first = first_key(faulty)
     second = repository.add_slot(b"second", label="two", host="there")
     faulty.flip_byte(ObjectKind.KEY, first, 20)
-    slots = dict(repository.slots())
+    slots = dict(reopen(faulty, password=b"second").slots())
     assert slots[second] == SlotInfo(label="two", host="there", created=START.isoformat())
     assert isinstance(slots[first], DamagedObject)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bfrepo.core.concurrency import native_threads
 from bfrepo.core.errors import DamagedObject
 from bfrepo.data.layout import Layout, unpack_holes
 from bfrepo.data.tree import load_tree
@@ -42,6 +43,13 @@ def test_windows_are_bounded_and_grow(make: TreeMaker) -> None:
     assert max(weights) <= LARGEST_WINDOW + 1
     assert sum(len(segments) for window in windows for segments in window.frames.values()) == 30_000
     assert sum(weights) == 30_000 + 2 * 300
+
+
+def test_the_first_window_is_large_far_away(make: TreeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a storage is far away what two windows need of a pack would be asked for twice."""
+    many = [make.directory(f"{i:03}", *(make.file(f"{j}", b"%d.%d" % (i, j)) for j in range(100))) for i in range(100)]
+    monkeypatch.setattr(MemoryBlobs, "readers", native_threads() + 1)
+    assert len(plan(make.blobs, make.tree(*many))) == 1
 
 
 def test_a_file_may_span_windows(run: Restore, make: TreeMaker, target: Path) -> None:

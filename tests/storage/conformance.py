@@ -29,6 +29,7 @@ from bfrepo.core.errors import (
     StorageObjectMissing,
 )
 from bfrepo.core.protocols import Buffer
+from bfrepo.storage import abilities
 from bfrepo.storage.base import Backend, ObjectInfo, ObjectKind
 from bfrepo.storage.layout import DIRECTORY_KINDS, object_path
 
@@ -472,6 +473,20 @@ class BackendConformance:
         backend.delete(kind, name)
         backend.delete(kind, name)
         assert names(backend, kind) == set()
+
+    @pytest.mark.parametrize("kind", [PACK, ObjectKind.CLAIM])
+    def test_looking_for_a_few(self, backend: Backend, kind: ObjectKind) -> None:
+        """Of objects that are looked for those are found that are there; a deletion may tell whether there was any."""
+        there = {stored(backend, kind, bytes([number])) for number in range(3)}
+        away = {name_of(bytes([number])) for number in range(3, 6)}
+        assert abilities.present(backend, kind, there | away) == there
+        assert abilities.present(backend, kind, []) == set()
+        gone = there.pop()
+        if abilities.takes(backend):
+            assert [abilities.take(backend, kind, gone) for _ in range(2)] == [True, False]
+        else:
+            backend.delete(kind, gone)
+        assert abilities.present(backend, kind, [gone, *there]) == there
 
     def test_deleted_object_can_come_back(self, backend: Backend) -> None:
         """What was deleted can be stored again, and is read anew."""

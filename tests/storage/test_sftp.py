@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -23,16 +24,23 @@ from bfrepo.core.errors import (
     StorageObjectExists,
     StorageObjectMissing,
 )
+from bfrepo.core.protocols import Buffer
+from bfrepo.repository.repository import open_repository
 from bfrepo.ssh.sftp import SftpSession
+from bfrepo.ssh.sftp_format import PIECE, Request
 from bfrepo.storage.base import Backend, ObjectKind
 from bfrepo.storage.layout import DIRECTORY_KINDS
 from bfrepo.storage.local import LocalBackend
+from bfrepo.storage.retry import RetryingBackend, RetryPolicy
 from bfrepo.storage.sftp import SftpBackend
 from tests.storage.conformance import CONFIG, MIB, PACK, BackendConformance, Place, name_of, names, stored, uploaded
 from tests.storage.test_local import tmpfs
+from tests.support.backups import run_backup
 from tests.support.command import with_password
 from tests.support.program import ROOT
 from tests.support.remote import Remote, RemoteSuite
+from tests.support.repositories import PASSWORD, FakeClock, make_repository
+from tests.support.sources import written
 from tests.support.sshd import Sshd, end_session, make_key, serve
 
 APPEND_ONLY = "internal-sftp -p open,close,read,write,stat,opendir,readdir,mkdir,rename,statvfs,fsync"
@@ -538,6 +546,72 @@ def test_listing_takes_few_round_trips(backend: SftpBackend, root: Path, waits: 
     requests = len(waits)
     assert names(backend, PACK) == set()
     assert len(waits) - requests < 100
+
+
+@pytest.mark.parametrize("count", [3, 1000])
+def test_packs_are_looked_for_at_once(backend: SftpBackend, root: Path, waits: list[int], count: int) -> None:
+    """Up to some hundreds of packs are asked about without listing their directories, in one round trip; a place that
+    has vanished is an error, not a place without packs."""
+    there = uploaded(backend, PACK, b"there")
+    wanted = {there, *(name_of(bytes([number % 256, number // 256])) for number in range(count))}
+    before = len(waits)
+    assert backend.present(PACK, wanted) == {there}
+    assert count > 768 or len(waits) - before <= 4  # an answer may come in parts
+    shutil.rmtree(root / "packs")
+    with pytest.raises(StorageError, match="packs is missing"):
+        backend.present(PACK, wanted)
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 5 * PIECE])
+@pytest.mark.parametrize("kind", [ObjectKind.KEY, ObjectKind.INDEX])
+def test_whole_objects_of_any_size(backend: SftpBackend, kind: ObjectKind, size: int) -> None:
+    """An object is loaded whole, whether or not it fits into the first answer."""
+    data = os.urandom(size)
+    assert backend.load(kind, stored(backend, kind, data)) == data
+
+
+def test_small_object_that_was_cut_short(backend: SftpBackend, root: Path) -> None:
+    """Bytes that are not those of the name are given as they are: who asked can tell."""
+    name = stored(backend, ObjectKind.KEY, b"a key slot")
+    path = root / "keys" / name
+    path.chmod(0o600)
+    path.write_bytes(b"a key")
+    assert backend.load(ObjectKind.KEY, name) == b"a key"
+
+
+def test_few_files_stay_open(sshd: Sshd, backend: SftpBackend) -> None:
+    """What was read is closed on the server by and by, not with a request each."""
+    name = stored(backend, ObjectKind.KEY, b"a key slot")
+    again(300, lambda: backend.load(ObjectKind.KEY, name))
+    again(300, lambda: names(backend, ObjectKind.KEY))
+    for pid in sshd.sessions():
+        assert len(os.listdir(f"/proc/{pid}/fd")) < 80
+
+
+def test_unchanged_backup_takes_few_packets(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All packets of SFTP that a backup of what has not changed sends are fewer than restic's 50."""
+    packets: list[int] = []
+    send = SftpSession.send
+
+    def count(session: SftpSession, request: Request, data: Buffer = b"") -> int:
+        packets.append(request.kind)
+        return send(session, request, data)
+
+    monkeypatch.setattr(SftpSession, "send", count)
+    make_repository(sshd.backend(tmp_path / "repository"), encryption="aes-256-gcm").close()
+    for _ in range(3):
+        packets.clear()
+        kinds = [ObjectKind.INDEX, ObjectKind.SNAPSHOT]
+        with open_repository(
+            RetryingBackend(sshd.backend(tmp_path / "repository"), RetryPolicy()),
+            FakeClock(),
+            lambda: PASSWORD,
+            cache_dir=tmp_path / "cache",
+            keep_objects=True,
+            ahead=kinds,
+        ) as repository:
+            run_backup(repository, {"data/file": written(b"same")})
+    assert len(packets) <= 35, packets
 
 
 def again(times: int, task: Callable[[], object]) -> None:

@@ -14,13 +14,15 @@ class Line:
     """What passes through. `port` is where clients connect. All may be changed at any time.
 
     `up` and `down` are how many more bytes of one connection may pass to the server and to the client before the line
-    is cut; None for any number. `cuts` is how often that still happens.
+    is cut; None for any number. `cuts` is how often that still happens. `flips` is how often one bit is changed there
+    in place of that; the bytes are counted anew then.
     """
 
     port: int
     up: int | None = None
     down: int | None = None
     cuts: int = 0
+    flips: int = 0
     made: int = 0
     """Connections so far."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -70,14 +72,23 @@ def _pass_on(line: Line, source: socket.socket, target: socket.socket, way: str)
         while data := source.recv(1 << 16):
             with line.lock:
                 most = getattr(line, way)
-                cut = line.cuts > 0 and most is not None and passed + len(data) > most
+                over = most is not None and passed + len(data) > most
+                cut, flip = over and line.cuts > 0, over and line.flips > 0
                 line.cuts -= cut
+                line.flips -= flip and not cut
+            if flip and not cut:
+                data, passed = _flipped(data, most - passed), -len(data)
             target.sendall(data[: most - passed] if cut else data)
             if cut:
                 break
             passed += len(data)
     _shut(source)
     _shut(target)
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    """The same with one other bit."""
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def _shut(end: socket.socket) -> None:

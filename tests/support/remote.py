@@ -24,7 +24,17 @@ from tests.support.clients import quick_folder
 from tests.support.command import Command, with_password
 from tests.support.crowd import judge, wage
 from tests.support.killing import kill_and_go_on, prepare, run_time
+from tests.support.program import PASSWORD, ROOT
 from tests.support.repositories import use_fast_kdf
+
+_WATCH = """import os, sys
+def note(event, told):
+    if event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.system"):
+        with open(os.environ["CHILDREN"], "a") as file:
+            file.write(f"{told[:2]}\\n")
+sys.addaudithook(note)
+"""
+"""Has a program write down the command lines of its children."""
 
 KILLED = 4
 WRITERS = 3
@@ -66,7 +76,14 @@ class RemoteSuite:
     @pytest.fixture
     def command(self, remote: Remote, tmp_path: Path) -> Command:
         """The program, told of a place where there is no repository yet."""
-        environment = {**remote.environment, "BACKUPFORGE_REPOSITORY": remote.place("commands")}
+        (tmp_path / "watch").mkdir()
+        (tmp_path / "watch" / "sitecustomize.py").write_text(_WATCH)
+        environment = {
+            **remote.environment,
+            "BACKUPFORGE_REPOSITORY": remote.place("commands"),
+            "PYTHONPATH": f"{ROOT}:{tmp_path / 'watch'}",
+            "CHILDREN": str(tmp_path / "children"),
+        }
         return replace(with_password(tmp_path), environment=environment)
 
     @pytest.mark.slow
@@ -87,9 +104,13 @@ class RemoteSuite:
         assert packs - _packs(command), said[-1].out
         said += [command("check", "--read-data"), command("restore", f"latest:{source}", "--target", target / "last")]
         assert _content(target / "last") == second
-        for secret in remote.secrets:
+        (command.home / "given").write_text(PASSWORD)
+        said.append(command("--log-file", tmp_path / "log", "--password-command", "cat given", "check"))
+        (command.home / "given").unlink()
+        assert "'given'" in (tmp_path / "children").read_text()
+        for secret in (*remote.secrets, PASSWORD):
             assert not [ran for ran in said if secret in ran.out + ran.err]
-            assert not [path for path in command.home.rglob("*") if path.is_file() and _holds(path, secret)]
+            assert not [path for path in tmp_path.rglob("*") if path.is_file() and _holds(path, secret)]
 
     @pytest.mark.slow
     def test_killed_backups(self, remote: Remote) -> None:

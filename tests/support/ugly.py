@@ -293,3 +293,6 @@ ASPECTS: Final[dict[str, Aspect]] = {
         system_xattrs, acls, no_dump, unchangeable, empties, deep, long_path, many,
     )
 }  # fmt: skip
+
+TAR_LOSES: Final = ("no_dump", "unchangeable")
+"""Aspects that are nothing but inode flags."""

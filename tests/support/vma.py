@@ -48,19 +48,20 @@ def with_header_checksum(header: bytes | bytearray) -> bytes:
 def extent(clusters: list[tuple[int, int, bytes]], *, uuid: bytes = UUID, blocks: int | None = None) -> bytes:
     """An extent of (ID of the disk, number, content) each; whatever block is zeros is left out."""
     out = bytearray(512)
-    data, count = b"", 0
+    data: list[bytes] = []
+    count = 0
     for number, (disk, cluster, content) in enumerate(clusters):
         mask = 0
         for at in range(16):
             block = content[at * 4096 : at * 4096 + 4096].ljust(4096, b"\0")
             if block.strip(b"\0"):
                 mask |= 1 << at
-                data += block
+                data.append(block)
                 count += 1
         out[40 + 8 * number : 48 + 8 * number] = struct.pack(">HBBI", mask, 0, disk, cluster)
     out[:40] = struct.pack(">4sHH16s16s", b"VMAE", 0, count if blocks is None else blocks, uuid, bytes(16))
     out[24:40] = hashlib.md5(out, usedforsecurity=False).digest()
-    return bytes(out) + data
+    return b"".join([bytes(out), *data])
 
 
 def clusters_of(disks: Mapping[str, bytes]) -> list[tuple[int, int, bytes]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -32,9 +32,13 @@ _SILENCE_S: Final = 600.0
 _SENDING_S: Final = 0.01
 """How often to look whether a command takes more, while it writes nothing."""
 
+_LOOK_UP_S: Final = 0.5
+"""How often to ask whoever waits for a command, while it writes nothing."""
+
 _MOST_COMPLAINTS: Final = 1 << 20
 _PIECE: Final = 1 << 20
-_PACKET: Final = 32 << 10
+_SENT: Final = 1 << 18
+"""What is handed to paramiko at once, which copies what it has not sent yet with each packet."""
 
 
 class HostLink:
@@ -54,10 +58,10 @@ class HostLink:
         """A command as a line for the shell, by whoever it has to be run."""
         return quoted([*self._before, *words])
 
-    def run(self, command: bytes) -> RemoteCommand:
-        """Start a command. Raises SshRefused, SshError."""
+    def run(self, command: bytes, while_waiting: Callable[[], None] | None = None) -> RemoteCommand:
+        """Start a command; `while_waiting` is called again and again in silence. Raises SshRefused, SshError."""
         channel = self._connected().run(command)
-        return RemoteCommand(channel, self.host.shown)
+        return RemoteCommand(channel, self.host.shown, while_waiting)
 
     def open_sftp(self) -> SftpSession:
         """A new session. Raises SshRefused, SshError."""
@@ -106,9 +110,10 @@ class HostLink:
 class RemoteCommand:
     """A command that runs on the host. Used by one thread."""
 
-    def __init__(self, channel: Channel, host: str) -> None:
+    def __init__(self, channel: Channel, host: str, while_waiting: Callable[[], None] | None = None) -> None:
         self._channel = channel
         self._host = host
+        self._while_waiting = while_waiting
         self._complaints = bytearray()
         self._rest = memoryview(b"")
         self._unsent = b""
@@ -122,24 +127,24 @@ class RemoteCommand:
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(error) from error
 
-    def write(self, data: bytes) -> None:
-        """Give it all of this to read, at its pace. Raises SshError."""
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._channel.send(bytes(view[:_PACKET])) :]
-                if self._channel.closed:
-                    raise EOFError
-        except (SSHException, EOFError, OSError) as error:
-            raise self._lost(error) from error
-        self._listen()
-
     def send(self, data: bytes) -> None:
         """Give it this to read, and more later. What it does not take yet is sent while it is read from; so it never
         waits for us while we wait for it. Raises SshError.
         """
         self._unsent += data
         self._push()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Give it more to read. What it writes meanwhile to its standard output is not kept. Raises SshError."""
+        try:
+            while self._channel.recv_ready():
+                self._channel.recv(_PIECE)
+            self._listen()
+            view = memoryview(data)
+            for start in range(0, len(view), _SENT):
+                self._channel.sendall(bytes(view[start : start + _SENT]))
+        except (SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from error
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the beginning of `buffer` with what it writes; 0 at the end. Raises SshError."""
@@ -154,12 +159,27 @@ class RemoteCommand:
         """Some of what it writes; empty at the end, which may have come too early. Raises SshError."""
         self._send_rest()
         try:
-            data = self._channel.recv(_PIECE)
+            data = self._receive()
         except (SSHException, EOFError, OSError) as error:
             self.close()
             raise self._lost(error) from error
         self._listen()
         return data
+
+    def _receive(self) -> bytes:
+        """What comes next, with whoever waits for it asked now and then."""
+        if self._while_waiting is None:
+            return self._channel.recv(_PIECE)
+        self._channel.settimeout(_LOOK_UP_S)
+        try:
+            for _ in range(int(_SILENCE_S / _LOOK_UP_S)):
+                with suppress(TimeoutError):
+                    return self._channel.recv(_PIECE)
+                self._listen()
+                self._while_waiting()
+        finally:
+            self._channel.settimeout(_SILENCE_S)
+        raise TimeoutError
 
     def complaints(self) -> bytes:
         """What it wrote to its standard error so far, as much as is kept."""
