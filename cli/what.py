@@ -23,6 +23,7 @@ from bfrepo.sources.ssh.place import is_remote, parse_remote, parse_remotes
 from bfrepo.sources.stdin import CommandSource, StreamSource
 
 if TYPE_CHECKING:
+    from bfrepo.ssh.config import SshSettings
     from bfrepo.storage.options import SftpOptions
 
 OnError: TypeAlias = Callable[[bytes, OSError], None]
@@ -100,6 +101,18 @@ def username() -> str:
         return str(os.getuid())
 
 
+def ssh_settings(options: SftpOptions) -> SshSettings:
+    """How to get into other hosts: as into those of repositories."""
+    from bfrepo.ssh.config import SshSettings
+
+    return SshSettings(
+        identity_file=options.identity_file,
+        known_hosts=options.known_hosts,
+        config_file=options.config_file,
+        password=options.password,
+    )
+
+
 def _rules(flags: Flags, environment: Mapping[str, str]) -> ExcludeRules:
     return ExcludeRules.from_options(
         environment=environment,
@@ -120,14 +133,8 @@ def _remote(
     """What is on another host."""
     from bfrepo.sources.ssh.output import RemoteCommandSource
     from bfrepo.sources.ssh.source import SshSource
-    from bfrepo.ssh.config import SshSettings
 
-    settings = SshSettings(
-        identity_file=ssh.identity_file,
-        known_hosts=ssh.known_hosts,
-        config_file=ssh.config_file,
-        password=ssh.password,
-    )
+    settings = ssh_settings(ssh)
     sudo: bool = flags["remote_sudo"]
     if flags["stdin_from_command"]:
         host, path = parse_remote(arguments[0])
@@ -142,10 +149,14 @@ def _remote(
     host, paths = parse_remotes(arguments)
     rules, one_file_system = _rules(flags, environment), flags["one_file_system"]
 
+    source = SshSource(
+        host, paths, settings, rules=rules, one_file_system=one_file_system, sudo=sudo, on_error=ignore_errors
+    )
+    source.begin()  # while the repository is opened
+
     def open_source(on_error: OnError) -> SshSource:
-        return SshSource(
-            host, paths, settings, rules=rules, one_file_system=one_file_system, sudo=sudo, on_error=on_error
-        )
+        source.on_error = on_error
+        return source
 
     return What(open_source=open_source, paths=paths, host=host.name, excludes=(*flags["exclude"], *flags["iexclude"]))
 

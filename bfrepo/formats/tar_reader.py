@@ -100,6 +100,7 @@ class TarReader:
         while (member := self._next()) is not None:
             yield member
         if self._record:
+            self._blocks.skip(BLOCK)  # the end is two blocks of zeros, and the second may be the first of a record
             self._blocks.skip(-self._blocks.position % self._record)
         else:
             self._blocks.drain()

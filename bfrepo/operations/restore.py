@@ -100,13 +100,15 @@ class _Restoring:
 
     def run(self, warm_up: WarmUp) -> RestoreSummary:
         """Restore, when what is archived is at hand."""
-        return self._warmer.run(self._needed, lambda: self._restore(self._options, _Observer(self._reporter)), warm_up)
+        return self._warmer.run(
+            self._needed, lambda: self._restore(self._options, ReportingObserver(self._reporter)), warm_up
+        )
 
     def preview(self) -> tuple[RestoreSummary, ArchivedPacks | None]:
         """What would be done, and what would have to be waited for."""
         needed = NeededPacks(self._loader.table)
         summary = reading_directories(
-            lambda: self._restore(self._options, _Observer(self._reporter), on_frames=needed.add)
+            lambda: self._restore(self._options, ReportingObserver(self._reporter), on_frames=needed.add)
         )
         return summary, self._warmer.survey(needed.sizes) if self._warmer.expects_archived() else None
 
@@ -128,7 +130,7 @@ class _Restoring:
         return restore_node(loader, node, options, observer, cancelled=cancelled, on_frames=on_frames)
 
 
-class _Observer:
+class ReportingObserver:
     """Passes on what the restorer tells, which is one call at a time."""
 
     def __init__(self, reporter: Reporter) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from bfrepo.core.errors import UsageError
 from bfrepo.core.units import format_count, format_duration, format_size
 from cli.app import App, pass_app
 from cli.exit_codes import DONE, INCOMPLETE, WORK_CODES
@@ -19,6 +20,7 @@ from cli.warming import say_archived, warm_up, warm_up_option
 
 if TYPE_CHECKING:
     from bfrepo.operations.restore import RestoreResult
+    from bfrepo.operations.restore_remote import RemoteTarget
     from bfrepo.restorer.plan import Overwrite, RestoreOptions
 
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         ("backupforge restore latest:/srv/data --target /srv/data --dry-run", "in place: what would change?"),
         ("backupforge restore 4f3a09c2 --include '*.conf' --target /tmp/restored", "only some files"),
         ("backupforge restore latest --host web1 --verify --target /mnt", "and compare it with the snapshot"),
+        ("backupforge restore latest:/srv/data --target ssh://root@shop/srv/data", "to another host, by SSH"),
     ],
     exit_codes=WORK_CODES,
 )
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 @click.option("--no-sparse", is_flag=True, help="Write zeros where files have holes.")
 @click.option("--no-xattrs", is_flag=True, help="Leave extended attributes away, and with them ACLs.")
 @click.option("--numeric-ids", is_flag=True, help="Take owners by number, not by name.")
+@click.option("--remote-sudo", is_flag=True, help="On another host, write as root, by sudo.")
 @warm_up_option
 @filter_options
 @pass_app
@@ -71,6 +75,8 @@ def run(
     Every byte is checked before it is written. An item that cannot be restored is reported; the rest is restored, and
     the exit code is 3.
 
+    DIR may be ssh://[user@]host[:port]/path, a directory of another host; what differs there is sent whole.
+
     What the storage keeps in an archive is asked for first and waited for: --dry-run says how much that is.
     """
     chosen = snapshot_filter(hosts, tags, paths)
@@ -78,24 +84,33 @@ def run(
     from bfrepo.operations.restore import restore
 
     options = _options(flags)
+    target = _remote_target(app, flags)
     with app.open_repository(ahead=("snapshots", "index", "packs")) as repository, app.working(unit="items") as work:
         waiting = warm_up(app.output, warm_up_wait)
-        result = restore(repository, snapshot, chosen, options, work.display, work.cancelled, waiting)
+        if target is not None:
+            from bfrepo.operations.restore_remote import restore_to_host
+
+            result = restore_to_host(
+                repository, snapshot, chosen, target, options, work.display, work.cancelled, waiting
+            )
+        else:
+            result = restore(repository, snapshot, chosen, options, work.display, work.cancelled, waiting)
     say_archived(app.output, result.archived)
     if app.output.as_json:
         app.output.line("summary", _summary_fields(result, dry_run=options.dry_run))
     else:
-        _show(app.output, result, options)
+        _show(app.output, result, options, flags["target"] if target is not None else shown(options.target))
     return INCOMPLETE if work.display.progress.errors else DONE
 
 
 def _options(flags: dict[str, Any]) -> RestoreOptions:
     from bfrepo.restorer.plan import RestoreOptions, select_all
     from bfrepo.sources.exclude import PathFilter
+    from bfrepo.sources.ssh.place import is_remote, parse_remote
 
     patterns = flags["include"] or flags["exclude"]
     return RestoreOptions(
-        target=os.fsencode(flags["target"]),
+        target=parse_remote(flags["target"])[1] if is_remote(flags["target"]) else os.fsencode(flags["target"]),
         overwrite=cast("Overwrite", flags["overwrite"]),
         delete=flags["delete"],
         dry_run=flags["dry_run"],
@@ -107,7 +122,24 @@ def _options(flags: dict[str, Any]) -> RestoreOptions:
     )
 
 
-def _show(output: Output, result: RestoreResult, options: RestoreOptions) -> None:
+def _remote_target(app: App, flags: dict[str, Any]) -> RemoteTarget | None:
+    """The other host, if that is where it goes."""
+    from bfrepo.sources.ssh.place import is_remote, parse_remote
+
+    if not is_remote(flags["target"]):
+        if flags["remote_sudo"]:
+            raise UsageError("--remote-sudo is for other hosts", hint="name one: --target ssh://host/path")
+        return None
+    from bfrepo.operations.restore_remote import RemoteTarget
+    from cli.what import ssh_settings
+
+    host, path = parse_remote(flags["target"])
+    if not path:
+        raise UsageError(f"{flags['target']} names no path", hint=f"write {host.shown}/ for the root directory")
+    return RemoteTarget(host, ssh_settings(app.settings.storage.sftp), sudo=flags["remote_sudo"])
+
+
+def _show(output: Output, result: RestoreResult, options: RestoreOptions, target: str) -> None:
     summary = result.summary
     files, others, directories = summary.files, summary.others, summary.directories
     what = f"snapshot {short(result.snapshot_id)}{':/' + shown(result.path) if result.path else ''}"
@@ -130,7 +162,6 @@ def _show(output: Output, result: RestoreResult, options: RestoreOptions) -> Non
     if options.dry_run:
         output.say("dry run: nothing was changed")
     else:
-        target = shown(options.target)
         output.say(output.style.green(f"{what} restored to {target} in {format_duration(result.duration_s)}"))
 
 

@@ -17,9 +17,9 @@ from bfrepo.sources.base import Entry, StaleFile, StreamedSource
 from bfrepo.sources.exclude import ExcludeRules
 from bfrepo.sources.filesystem import OnError
 from bfrepo.sources.ssh.attributes import TarredAttributes
-from bfrepo.sources.ssh.crawl import list_by_sftp
-from bfrepo.sources.ssh.find import add_owners, list_by_find
+from bfrepo.sources.ssh.find import add_owners
 from bfrepo.sources.ssh.host import HostLink
+from bfrepo.sources.ssh.lister import Lister
 from bfrepo.sources.ssh.listing import Listing, RemoteStat
 from bfrepo.sources.ssh.place import RemoteHost
 from bfrepo.sources.ssh.sftpfeed import SftpFeed, SftpFile
@@ -45,10 +45,9 @@ class SshSource(StreamedSource):
         """`paths` are absolute and tidy. Of the rules only patterns and sizes count. Connects to nothing yet."""
         self._link = HostLink(host, settings, sudo=sudo)
         self._paths = [path for path in paths if not any(_is_below(path, other) for other in paths)]
+        self._lister = Lister(self._link, self._paths, one_file_system=one_file_system, sudo=sudo)
         self._rules = rules
-        self._one_file_system = one_file_system
-        self._sudo = sudo
-        self._on_error = on_error
+        self.on_error = on_error
         self._tree: _Tree | None = None
 
     @property
@@ -56,14 +55,18 @@ class SshSource(StreamedSource):
         """How the host is read, for people; empty before it is."""
         return self._tree.way if self._tree is not None else ""
 
+    def begin(self) -> None:
+        """Connect and list beside what the caller does until `open_root`. Never needed."""
+        self._lister.begin()
+
     def open_root(self) -> SshDirectory:
         """See Source.open_root: lists everything. Raises SourceError."""
-        listing = self._list()
+        listing = self._lister.list()
         missing = [path for path in self._paths if path not in listing.found]
         for path in missing:
             listing.unreadable.setdefault(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
         for path, error in sorted(listing.unreadable.items(), key=lambda item: item[0]):
-            self._on_error(path, error)
+            self.on_error(path, error)
         if len(missing) == len(self._paths):
             self._link.close()
             raise SourceError(
@@ -77,33 +80,6 @@ class SshSource(StreamedSource):
         """See StreamedSource.expect."""
         if self._tree is not None and self._tree.tar is not None:
             self._tree.tar.expect([entry.path for entry in entries])
-
-    def _list(self) -> Listing:
-        while True:
-            try:
-                listing = list_by_find(self._link, self._paths, one_file_system=self._one_file_system)
-                if listing is None:
-                    listing = self._crawl()
-                elif not listing.has_tar:
-                    add_owners(self._link, listing)
-            except SshError as error:
-                self._link.failed(error)
-            else:
-                self._link.worked()
-                return listing
-
-    def _crawl(self) -> Listing:
-        for wanted, option in ((self._sudo, "--remote-sudo"), (self._one_file_system, "--one-file-system")):
-            if wanted:
-                raise SourceError(
-                    f"{self._link.host.shown} has no GNU find, or runs no commands: {option} needs one",
-                    hint="install findutils there, or do without the option",
-                )
-        session = self._link.open_sftp()
-        try:
-            return list_by_sftp(session, self._paths)
-        finally:
-            session.close()
 
 
 class _Tree:

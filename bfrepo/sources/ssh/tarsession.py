@@ -84,6 +84,7 @@ class TarRound:
         session.command.send(b"%d\n%b" % (len(names), names))
         self._members = session.reader.members()
         self._begun = False
+        self._found = False
         self._member: TarMember | None = None
         self._ended = False
 
@@ -105,6 +106,7 @@ class TarRound:
 
     def take(self, path: bytes) -> None:
         """The member's data are read now."""
+        self._found = True
         self._drop(path)
         self._member = None
 
@@ -145,9 +147,14 @@ class TarRound:
         return self._member
 
     def _failure(self, path: bytes) -> OSError:
+        """What is wrong with a file that did not come. Raises SshError when nobody knows, unless it was the first that
+        was asked for: so it is asked for once more, first.
+        """
         deadline = time.monotonic() + _COMPLAINT_S
         while (why := self._complaint(path)) is None:
             if time.monotonic() > deadline or not self._session.command.wait_for_complaints(_COMPLAINT_S):
+                if self._found:
+                    raise SshError("tar left out a file, and did not say why")
                 return OSError(errno.EIO, "the host's tar did not send it")
         if why.endswith(b"No such file or directory") or why.startswith(b"File removed"):
             return FileNotFoundError(errno.ENOENT, "it is gone")
