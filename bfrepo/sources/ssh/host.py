@@ -37,8 +37,8 @@ _LOOK_UP_S: Final = 0.5
 
 _MOST_COMPLAINTS: Final = 1 << 20
 _PIECE: Final = 1 << 20
-_SENT: Final = 1 << 18
-"""What is handed to paramiko at once, which copies what it has not sent yet with each packet."""
+_PACKET: Final = 32 << 10
+"""What is handed to paramiko at once: `sendall` copies all that it has not sent yet with each packet."""
 
 
 class HostLink:
@@ -135,16 +135,20 @@ class RemoteCommand:
         self._push()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Give it more to read. What it writes meanwhile to its standard output is not kept. Raises SshError."""
+        """Give it all of this to read, at its pace, and more later. What it writes meanwhile to its standard output is
+        not kept. Raises SshError.
+        """
+        view = memoryview(data)
         try:
-            while self._channel.recv_ready():
-                self._channel.recv(_PIECE)
-            self._listen()
-            view = memoryview(data)
-            for start in range(0, len(view), _SENT):
-                self._channel.sendall(bytes(view[start : start + _SENT]))
+            while view:
+                while self._channel.recv_ready():
+                    self._channel.recv(_PIECE)
+                view = view[self._channel.send(bytes(view[:_PACKET])) :]
+                if self._channel.closed:
+                    raise EOFError
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(error) from error
+        self._listen()
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the beginning of `buffer` with what it writes; 0 at the end. Raises SshError."""
