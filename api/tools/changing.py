@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from api.tools.config import ToolsConfig, below_one_of
+from api.tools.describing import backup_view
 from api.tools.reporting import Notes
 from api.tools.repository import ServedRepository
 from api.tools.results import BackupView, ForgetView, PrunePlanView, PruneView, RestoreView
@@ -89,19 +90,7 @@ class Changing:
             dry_run=dry_run,
         )
         result = backup(self._served.repository, open_source, options, notes, cancelled)
-        summary = result.snapshot.summary
-        return BackupView(
-            snapshot_id=result.snapshot_id.hex() if result.snapshot_id else None,
-            files_new=summary.files_new,
-            files_changed=summary.files_changed,
-            files_unmodified=summary.files_unmodified,
-            size=summary.size,
-            data_added=summary.data_added,
-            data_stored=summary.data_stored,
-            duration_s=round(result.duration_s, 3),
-            errors=summary.errors,
-            problems=notes.problems,
-        )
+        return backup_view(result, notes.problems)
 
     def restore_place(self, snapshot: str, path: bytes, target: bytes) -> RestorePlace:
         """What a restore is about, if it is allowed."""

@@ -8,6 +8,7 @@ from typing import Final, cast
 
 from api.tools.bounds import cut, first_of, message, name_fields
 from api.tools.results import (
+    BackupView,
     ChangeView,
     EntryView,
     FindingView,
@@ -23,6 +24,7 @@ from bfrepo.data.attributes import TYPE_BITS, entry_time
 from bfrepo.data.difference import Change
 from bfrepo.data.node import Node
 from bfrepo.data.snapshot import Snapshot
+from bfrepo.operations.backup import BackupResult
 from bfrepo.operations.find import Match
 from bfrepo.operations.history import PathVersion
 from bfrepo.operations.stats import Sizes
@@ -163,4 +165,21 @@ def finding_view(finding: Finding) -> FindingView:
         snapshots=[each.id.hex() for each in finding.snapshots[:_LISTED]],
         files=first_of(finding.files, _LISTED, path_view),
         files_count=finding.files_count,
+    )
+
+
+def backup_view(result: BackupResult, problems: list[str]) -> BackupView:
+    """What a backup did, and what was wrong meanwhile."""
+    summary = result.snapshot.summary
+    return BackupView(
+        snapshot_id=result.snapshot_id.hex() if result.snapshot_id else None,
+        files_new=summary.files_new,
+        files_changed=summary.files_changed,
+        files_unmodified=summary.files_unmodified,
+        size=summary.size,
+        data_added=summary.data_added,
+        data_stored=summary.data_stored,
+        duration_s=round(result.duration_s, 3),
+        errors=summary.errors,
+        problems=problems,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from api.tools.bounds import cut
 from api.tools.config import ClusterAccess, ToolsConfig
+from api.tools.describing import backup_view
 from api.tools.reporting import Notes
 from api.tools.repository import ServedRepository
 from api.tools.results import BackupView, GuestPage, GuestRestoreView, GuestStatus, GuestView
@@ -71,19 +72,7 @@ class Guests:
             hostname=self._cluster.api.host, username=config.username, program=config.program, tags=tags
         )
         result = back_up_guest(self._served.repository, guest, self._cluster.nodes, options, notes, cancelled)
-        summary = result.snapshot.summary
-        return BackupView(
-            snapshot_id=result.snapshot_id.hex() if result.snapshot_id else None,
-            files_new=summary.files_new,
-            files_changed=summary.files_changed,
-            files_unmodified=summary.files_unmodified,
-            size=summary.size,
-            data_added=summary.data_added,
-            data_stored=summary.data_stored,
-            duration_s=round(result.duration_s, 3),
-            errors=summary.errors,
-            problems=notes.problems,
-        )
+        return backup_view(result, notes.problems)
 
     def place(
         self, snapshot: str, guest_id: int | None, node: str | None, storage: str | None, overwrite: bool

@@ -11,6 +11,7 @@ to read.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
@@ -22,6 +23,7 @@ from bfrepo.core.protocols import Buffer
 from bfrepo.ssh.errors import SshError, SshRefused
 from bfrepo.ssh.sftp_format import (
     BAD_MESSAGE,
+    PIECE,
     Answer,
     Attributes,
     Entry,
@@ -29,6 +31,7 @@ from bfrepo.ssh.sftp_format import (
     SftpStatus,
     Space,
     printable,
+    read_piece,
     write_piece,
 )
 
@@ -38,6 +41,7 @@ _END_OF_FILE: Final = 1
 _VERSION: Final = 3
 _INIT, _VERSION_ANSWER = 1, 2
 _STATUS, _HANDLE, _DATA, _NAME, _ATTRIBUTES, _EXTENDED_REPLY = 101, 102, 103, 104, 105, 201
+_READS_UNDER_WAY: Final = 128
 _LONGEST_ANSWER: Final = 1 << 22
 _ANSWER_S: Final = 300.0
 """How long a server that is reachable may think: it may be writing 64 MiB to a slow disk."""
@@ -218,6 +222,30 @@ class Batch:
         """The bytes that answer a read, None at the end of the file. Raises SftpStatus, SshError."""
         answer = self._answer(number, _DATA, end=True)
         return answer.string() if answer.rest() else None
+
+    def read(self, handle: bytes, offset: int, buffer: memoryview) -> int:
+        """Fill the buffer with bytes of a file, with many pieces under way; fewer only at its end. How many there were.
+
+        Raises SftpStatus, SshError.
+        """
+        wanted = deque((start, min(PIECE, len(buffer) - start)) for start in range(0, len(buffer), PIECE))
+        under_way: deque[tuple[int, int, int]] = deque()
+        end = len(buffer)
+        while wanted or under_way:
+            while wanted and len(under_way) < _READS_UNDER_WAY:
+                start, length = wanted.popleft()
+                under_way.append((self.send(read_piece(handle, offset + start, length)), start, length))
+            number, start, length = under_way.popleft()
+            data = self.data(number)
+            if not data:
+                end = min(end, start)
+                wanted.clear()
+                continue
+            count = min(len(data), length)
+            buffer[start : start + count] = data[:count]
+            if count < length:  # a piece may come in parts
+                wanted.appendleft((start + count, length - count))
+        return end
 
     def attributes(self, number: int) -> Attributes:
         """What answers `status_of`. Raises SftpStatus, SshError."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -47,7 +46,6 @@ from bfrepo.storage.sftp_sync import DirectorySync
 from bfrepo.storage.sftp_upload import SftpUpload
 
 _SWEEP_AFTER_S: Final = 7 * 24 * 3600
-_READS_UNDER_WAY: Final = 128
 _SMALL: Final = (ObjectKind.KEY, ObjectKind.SNAPSHOT, ObjectKind.CLAIM)
 """Kinds whose objects nearly always fit into one answer. How long a config is, its bytes do not prove."""
 _LOOKED_AT: Final = 768
@@ -321,22 +319,10 @@ class SftpBackend:
         return file
 
     def _fill(self, session: SftpSession, subject: str, file: RemoteFile, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer with bytes of a file, asking for many pieces at a time. A piece may come in parts."""
-        wanted = deque((start, min(PIECE, len(buffer) - start)) for start in range(0, len(buffer), PIECE))
-        under_way: deque[tuple[int, int, int]] = deque()
+        """Fill the buffer with bytes of a file."""
         with Batch(session) as batch:
-            while wanted or under_way:
-                while wanted and len(under_way) < _READS_UNDER_WAY:
-                    start, length = wanted.popleft()
-                    under_way.append((batch.send(read_piece(file.handle, offset + start, length)), start, length))
-                number, start, length = under_way.popleft()
-                data = batch.data(number)
-                if not data:
-                    raise DamagedObject(f"{subject} in {self.location} became shorter while it was read")
-                count = min(len(data), length)
-                buffer[start : start + count] = data[:count]
-                if count < length:
-                    wanted.appendleft((start + count, length - count))
+            if batch.read(file.handle, offset, buffer) < len(buffer):
+                raise DamagedObject(f"{subject} in {self.location} became shorter while it was read")
 
     def _check_range(self, kind: ObjectKind, name: str, offset: int, length: int, size: int) -> None:
         if offset + length > size:

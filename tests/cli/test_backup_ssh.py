@@ -10,19 +10,13 @@ import pytest
 
 from tests.support.command import Command, without_encryption
 from tests.support.program import ROOT
-from tests.support.sshd import Sshd, serve
+from tests.support.sshd import Sshd, serve, serve_with_sudo
 
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """A host, with a `sudo` that says who was asked for."""
-    folder = tmp_path_factory.mktemp("sshd")
-    programs = folder / "bin"
-    programs.mkdir()
-    sudo = programs / "sudo"
-    sudo.write_text(f'#!/bin/sh\n[ "$1" = -n ] || exit 9\nshift\necho "$1" >>{folder}/sudone\nexec "$@"\n')
-    sudo.chmod(0o755)
-    with serve(folder, f"SetEnv PATH={programs}:/usr/bin:/bin") as sshd:
+    """A host with a `sudo`."""
+    with serve_with_sudo(tmp_path_factory.mktemp("sshd")) as sshd:
         yield sshd
 
 

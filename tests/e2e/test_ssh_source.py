@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.directories import Seen, census, removable, restore_to
+from tests.support.directories import Seen, census, dense_zeros_aside, removable, restore_to
 from tests.support.repositories import make_repository
 from tests.support.ssh_source import back_up_host
 from tests.support.sshd import Sshd, serve
@@ -41,11 +41,6 @@ def source(tmp_path: Path) -> Iterator[Path]:
     top.mkdir()
     with removable(top, tmp_path / "out"):
         yield top
-
-
-def dense_zeros_aside(seen: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
-    """A census that does not tell zeros from holes in the files made of zeros: those come back as holes."""
-    return {path: replace(each, data=()) if b"zeros-" in path else each for path, each in seen.items()}
 
 
 def make(aspect: str, source: Path) -> None:

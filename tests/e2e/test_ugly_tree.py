@@ -7,14 +7,22 @@ links and holes, and by rsync in both directions.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import Command
-from tests.support.directories import Seen, above, back_up, census, removable, restore_to, rsync_differences, unprotect
+from tests.support.directories import (
+    above,
+    back_up,
+    census,
+    dense_zeros_aside,
+    removable,
+    restore_to,
+    rsync_differences,
+    unprotect,
+)
 from tests.support.repositories import make_repository
 from tests.support.ugly import ASPECTS, NAMES, TERABYTE
 
@@ -26,11 +34,6 @@ def source(tmp_path: Path) -> Iterator[Path]:
     top.mkdir()
     with removable(top, tmp_path / "out"):
         yield top
-
-
-def dense_zeros_aside(seen: Mapping[bytes, Seen]) -> dict[bytes, Seen]:
-    """A census that does not tell zeros from holes in the files made of zeros: those come back as holes."""
-    return {path: replace(each, data=()) if b"zeros-" in path else each for path, each in seen.items()}
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)

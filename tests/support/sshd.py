@@ -185,3 +185,15 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+@contextmanager
+def serve_with_sudo(folder: Path) -> Iterator[Sshd]:
+    """A server whose `sudo` needs no password and writes each program that it runs to `folder`/sudone."""
+    programs = folder / "bin"
+    programs.mkdir()
+    sudo = programs / "sudo"
+    sudo.write_text(f'#!/bin/sh\n[ "$1" = -n ] || exit 9\nshift\necho "$1" >>{folder}/sudone\nexec "$@"\n')
+    sudo.chmod(0o755)
+    with serve(folder, f"SetEnv PATH={programs}:/usr/bin:/bin") as sshd:
+        yield sshd

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import stat as modes
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
@@ -30,7 +29,6 @@ from bfrepo.ssh.sftp_format import (
     read_piece,
 )
 
-_UNDER_WAY: Final = 64
 _SECOND: Final = 1_000_000_000
 
 
@@ -200,26 +198,8 @@ class SftpFile:
             return batch.attributes(batch.send(open_status(self._handle)))
 
     def _read(self, buffer: memoryview, offset: int) -> int:
-        """Fill the buffer, with many pieces under way. A piece may come in parts; none at all is the end."""
-        wanted = deque((start, min(PIECE, len(buffer) - start)) for start in range(0, len(buffer), PIECE))
-        under_way: deque[tuple[int, int, int]] = deque()
-        end = len(buffer)
         with Batch(self._usable()) as batch:
-            while wanted or under_way:
-                while wanted and len(under_way) < _UNDER_WAY:
-                    start, length = wanted.popleft()
-                    under_way.append((batch.send(read_piece(self._handle, offset + start, length)), start, length))
-                number, start, length = under_way.popleft()
-                data = batch.data(number)
-                if not data:
-                    end = min(end, start)
-                    wanted.clear()
-                    continue
-                count = min(len(data), length)
-                buffer[start : start + count] = data[:count]
-                if count < length:
-                    wanted.appendleft((start + count, length - count))
-        return end
+            return batch.read(self._handle, offset, buffer)
 
     def _usable(self) -> SftpSession:
         if self._session is None or not self._session.usable:
