@@ -137,6 +137,18 @@ async def over_http(url: str, token: str = TOKEN, **client: Any) -> AsyncIterato
         yield connected
 
 
+@asynccontextmanager
+async def over(transport: str, desk: Desk, *options: str, **client: Any) -> AsyncIterator[Client]:
+    """A client by "stdio", or by "http"."""
+    if transport == "stdio":
+        async with over_stdio(desk, *options, **client) as connected:
+            yield connected
+    else:
+        with serving_http(desk, *options) as url:
+            async with over_http(url, **client) as connected:
+                yield connected
+
+
 def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run something asynchronous, with an end to its patience."""
 

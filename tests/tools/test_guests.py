@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.assistants import Desk, Person, call, make_desk, over_stdio, refused, run
+from tests.support.assistants import Desk, Person, call, make_desk, over, over_stdio, refused, run
 from tests.support.backups import incompressible
 from tests.support.proxmox import TOKEN, Cluster, make_ext4, simulate
 
@@ -67,11 +67,12 @@ def cluster_desk(tmp_path: Path, cluster: Cluster) -> Desk:
     return desk
 
 
-def test_looking(cluster_desk: Desk, cluster: Cluster) -> None:
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_looking(cluster_desk: Desk, cluster: Cluster, transport: str) -> None:
     """Without --allow-write guests are listed and told of, and there are no other tools for them."""
 
     async def work() -> None:
-        async with over_stdio(cluster_desk) as client:
+        async with over(transport, cluster_desk) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools if tool.name.startswith("proxmox")}
             assert tools.keys() == LOOKING
             assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools.values())
@@ -86,13 +87,14 @@ def test_looking(cluster_desk: Desk, cluster: Cluster) -> None:
     assert not [line for line in cluster.said() if line.startswith("vzdump")]
 
 
-def test_backup_and_restore(cluster_desk: Desk, cluster: Cluster) -> None:
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_backup_and_restore(cluster_desk: Desk, cluster: Cluster, transport: str) -> None:
     """A guest is backed up; a restore asks in words that say what is deleted, and does what was confirmed."""
     person = Person()
 
     async def work() -> None:
         options = ("--allow-write", "--allow-guest-restore")
-        async with over_stdio(cluster_desk, *options, elicitation_callback=person.answer) as client:
+        async with over(transport, cluster_desk, *options, elicitation_callback=person.answer) as client:
             made = await call(client, "proxmox_backup_guest", guest="web", tags=["by-hand"])
             assert made["errors"] == 0
             assert (await call(client, "proxmox_guest_status", guest="100"))["snapshots_count"] == 1
