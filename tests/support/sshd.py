@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +70,11 @@ class Sshd:
 
 
 @contextmanager
-def serve(folder: Path, *lines: str, sftp: str = "internal-sftp") -> Iterator[Sshd]:
-    """Run a server with files in `folder`, these lines in front of its configuration, and this program for SFTP."""
+def serve(folder: Path, *lines: str, sftp: str = "internal-sftp", before: Sequence[str | Path] = ()) -> Iterator[Sshd]:
+    """Run a server with files in `folder`, these lines in front of its configuration, and this program for SFTP.
+
+    `before` stands in front of the command, which it must replace itself by.
+    """
     program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if program is None:
         pytest.skip("sshd is not installed")
@@ -93,7 +96,10 @@ def serve(folder: Path, *lines: str, sftp: str = "internal-sftp") -> Iterator[Ss
     log = folder / "sshd.log"
     with log.open("wb") as said:
         process = subprocess.Popen(
-            [program, "-D", "-e", "-f", folder / "sshd_config"], stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            [*before, program, "-D", "-e", "-f", folder / "sshd_config"],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
         )
     sshd = Sshd(port, process.pid, home, host_key, log)
     try:
