@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +34,11 @@ exec "$@"
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """A host with two more users: alice has a key, bob has a password. Each has a folder of their own in /srv."""
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode
+    ):
+        pytest.skip("there are no mount namespaces here")
     folder = tmp_path_factory.mktemp("host")
     hashed = bcrypt.hashpw(BOBS_PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     accounts = (("alice", ALICE, "*"), ("bob", BOB, hashed))
