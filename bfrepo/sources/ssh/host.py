@@ -140,14 +140,16 @@ class RemoteCommand:
         """
         view = memoryview(data)
         try:
-            while view:
+            while view and not self._channel.closed:
                 while self._channel.recv_ready():
                     self._channel.recv(_PIECE)
                 view = view[self._channel.send(bytes(view[:_PACKET])) :]
-                if self._channel.closed:
-                    raise EOFError
         except (SSHException, EOFError, OSError) as error:
-            raise self._lost(error) from error
+            if not self._ended_well():
+                raise self._lost(error) from error
+        else:
+            if view and not self._ended_well():
+                raise self._lost(EOFError())
         self._listen()
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -229,6 +231,10 @@ class RemoteCommand:
         except (SSHException, EOFError, OSError) as error:
             self.close()
             raise self._lost(error) from error
+
+    def _ended_well(self) -> bool:
+        """Whether it is over and needed no more, as tar that has read the end of an archive."""
+        return self._channel.status_event.is_set() and self._channel.exit_status == 0
 
     def _listen(self) -> None:
         with suppress(SSHException, EOFError, OSError):
