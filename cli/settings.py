@@ -106,10 +106,7 @@ class Settings:
 
     def mcp_token(self, file: str | None) -> str:
         """The token that clients of `mcp --listen` send. Raises UsageError for none, BackupForgeError."""
-        try:
-            token = Path(file).read_text().strip() if file else self.environment.get("BACKUPFORGE_MCP_TOKEN", "")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BackupForgeError(f"cannot read the token in {file}: {error}") from error
+        token = self._token(file, "BACKUPFORGE_MCP_TOKEN")
         if not token:
             raise UsageError(
                 "no token was given, and without one every program on this machine could call the tools",
@@ -125,10 +122,7 @@ class Settings:
         if not place:
             raise UsageError("nobody said where the Proxmox API is", hint="use --api or BACKUPFORGE_PROXMOX_API")
         file = token_file or self.environment.get("BACKUPFORGE_PROXMOX_TOKEN_FILE")
-        try:
-            token = Path(file).read_text().strip() if file else self.environment.get("BACKUPFORGE_PROXMOX_TOKEN", "")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BackupForgeError(f"cannot read the token in {file}: {error}") from error
+        token = self._token(file, "BACKUPFORGE_PROXMOX_TOKEN")
         if not token:
             raise UsageError(
                 "no token for the Proxmox API was given",
@@ -142,18 +136,17 @@ class Settings:
         """How the nodes of a Proxmox cluster are reached: as SFTP servers are, unless the way says something else."""
         from bfrepo.sources.proxmox.node import USUAL_WAY, NodeAccess
         from bfrepo.sources.proxmox.script import WORK
-        from bfrepo.ssh.config import SshSettings
 
-        sftp = self.storage.sftp
-        ssh = SshSettings(
-            identity_file=sftp.identity_file,
-            known_hosts=sftp.known_hosts,
-            config_file=sftp.config_file,
-            password=sftp.password,
-        )
         chosen = way or self.environment.get("BACKUPFORGE_PROXMOX_SSH") or USUAL_WAY
         folder = work or self.environment.get("BACKUPFORGE_PROXMOX_NODE_DIR") or WORK
-        return NodeAccess(way=chosen, ssh=ssh, sudo=sudo, work=folder)
+        return NodeAccess(way=chosen, ssh=self.storage.sftp.ssh(), sudo=sudo, work=folder)
+
+    def _token(self, file: str | None, variable: str) -> str:
+        """A token from a file, or else from a variable; empty where nobody gave one."""
+        try:
+            return Path(file).read_text().strip() if file else self.environment.get(variable, "")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BackupForgeError(f"cannot read the token in {file}: {error}") from error
 
     def server_data(self, option: str | None) -> Path:
         """Where the server keeps its key, its database and what clients store."""

@@ -23,7 +23,6 @@ from bfrepo.sources.ssh.place import is_remote, parse_remote, parse_remotes
 from bfrepo.sources.stdin import CommandSource, StreamSource
 
 if TYPE_CHECKING:
-    from bfrepo.ssh.config import SshSettings
     from bfrepo.storage.options import SftpOptions
 
 OnError: TypeAlias = Callable[[bytes, OSError], None]
@@ -101,18 +100,6 @@ def username() -> str:
         return str(os.getuid())
 
 
-def ssh_settings(options: SftpOptions) -> SshSettings:
-    """How to get into other hosts: as into those of repositories."""
-    from bfrepo.ssh.config import SshSettings
-
-    return SshSettings(
-        identity_file=options.identity_file,
-        known_hosts=options.known_hosts,
-        config_file=options.config_file,
-        password=options.password,
-    )
-
-
 def _rules(flags: Flags, environment: Mapping[str, str]) -> ExcludeRules:
     return ExcludeRules.from_options(
         environment=environment,
@@ -134,7 +121,7 @@ def _remote(
     from bfrepo.sources.ssh.output import RemoteCommandSource
     from bfrepo.sources.ssh.source import SshSource
 
-    settings = ssh_settings(ssh)
+    settings = ssh.ssh()
     sudo: bool = flags["remote_sudo"]
     if flags["stdin_from_command"]:
         host, path = parse_remote(arguments[0])

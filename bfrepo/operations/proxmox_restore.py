@@ -40,7 +40,6 @@ from bfrepo.vfs.file import File
 
 _CACHE: Final = 64 * MIB
 _THREADS: Final = 2
-_SECOND: Final = 1_000_000_000
 _MOST_CONFIG: Final = 1 * MIB
 _ZEROS: Final = bytes(1 << 18)
 _KINDS: Final[tuple[Kind, Kind]] = ("qemu", "lxc")

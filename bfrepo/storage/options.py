@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bfrepo.core.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from bfrepo.ssh.config import SshSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,17 @@ class SftpOptions:
     connections: int = 4
     password: str | None = field(default=None, repr=False)
     """Only for servers that take no key. Never given as `name=value`: such a text can be read by everybody."""
+
+    def ssh(self) -> SshSettings:
+        """The same for any connection by SSH. Raises UsageError where paramiko is not installed."""
+        from bfrepo.ssh.config import SshSettings  # noqa: PLC0415 - needs paramiko, which not everybody has
+
+        return SshSettings(
+            identity_file=self.identity_file,
+            known_hosts=self.known_hosts,
+            config_file=self.config_file,
+            password=self.password,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from blake3 import blake3
 from bfrepo.core.clock import Clock, SystemClock
 from bfrepo.core.errors import DamagedObject, StorageDenied, StorageError, StorageObjectMissing
 from bfrepo.core.protocols import Buffer
-from bfrepo.ssh.config import SshSettings
 from bfrepo.ssh.connect import SshConnection, connect
 from bfrepo.ssh.errors import SshError, SshRefused
 from bfrepo.ssh.sftp import Batch, SftpSession
@@ -274,14 +273,8 @@ class SftpBackend:
             raise StorageError(f"{subject} in {self.location}: {error}", hint=error.hint) from error
 
     def _connect(self) -> SshConnection:
-        options = self._options
-        settings = SshSettings(
-            identity_file=options.identity_file,
-            known_hosts=options.known_hosts,
-            config_file=options.config_file,
-            password=options.password,
-        )
-        return connect(self._location.host, user=self._location.user, port=self._location.port, settings=settings)
+        place = self._location
+        return connect(place.host, user=place.user, port=place.port, settings=self._options.ssh())
 
     def _pack_directories(self) -> Sequence[str]:
         """Those that are there. A link counts, wherever it leads: where that is nowhere, the listing must fail."""

@@ -131,12 +131,11 @@ def _remote_target(app: App, flags: dict[str, Any]) -> RemoteTarget | None:
             raise UsageError("--remote-sudo is for other hosts", hint="name one: --target ssh://host/path")
         return None
     from bfrepo.operations.restore_remote import RemoteTarget
-    from cli.what import ssh_settings
 
     host, path = parse_remote(flags["target"])
     if not path:
         raise UsageError(f"{flags['target']} names no path", hint=f"write {host.shown}/ for the root directory")
-    return RemoteTarget(host, ssh_settings(app.settings.storage.sftp), sudo=flags["remote_sudo"])
+    return RemoteTarget(host, app.settings.storage.sftp.ssh(), sudo=flags["remote_sudo"])
 
 
 def _show(output: Output, result: RestoreResult, options: RestoreOptions, target: str) -> None:
