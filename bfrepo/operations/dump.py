@@ -10,17 +10,16 @@ from typing import Final, Literal, Protocol, TypeAlias
 from bfrepo.core.errors import BackupForgeError, UsageError
 from bfrepo.core.progress import Progress, Reporter
 from bfrepo.data.node import Node
-from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot
+from bfrepo.data.selection import SnapshotFilter, find_node
 from bfrepo.exporter.content import EntryWriter, Holes, needed_frames, write_entries
 from bfrepo.exporter.entries import Entry, walk_entries
 from bfrepo.exporter.raw import RawWriter
 from bfrepo.exporter.sinks import Sink
 from bfrepo.exporter.tarwriter import TarWriter
 from bfrepo.exporter.zipwriter import ZipWriter, is_text, zip_name
-from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.snapshots import open_snapshot
 from bfrepo.operations.warming import NeededPacks, Warmer, WarmUp, reading_directories
 from bfrepo.repository.repository import Repository
-from bfrepo.repository.salvage import refresh_for_reading
 
 Archive: TypeAlias = Literal["tar", "zip"]
 
@@ -66,10 +65,8 @@ def find_dump(
 
     Raises ObjectNotFound, AmbiguousPrefix or InvalidValue when it is not clear what is meant, and what reading raises.
     """
-    snapshots = load_snapshots(repository, on_error=lambda damaged, error: reporter.warn(b"", str(error)))
-    snapshot_id = find_snapshot(snapshot, snapshots, chosen)
-    refresh_for_reading(repository, lambda message: reporter.warn(b"", message))
-    return DumpedPlace(snapshot_id, path, find_node(repository.loader, snapshots[snapshot_id].tree, path))
+    snapshot_id, found = open_snapshot(repository, snapshot, chosen, reporter)
+    return DumpedPlace(snapshot_id, path, find_node(repository.loader, found.tree, path))
 
 
 def archive_for(node: Node, wanted: Archive | None) -> Archive | None:

@@ -17,7 +17,7 @@ from bfrepo.core.units import MIB
 from bfrepo.data.layout import unpack_holes
 from bfrepo.data.node import Node
 from bfrepo.data.records import load_records
-from bfrepo.data.selection import SnapshotFilter, find_snapshot
+from bfrepo.data.selection import SnapshotFilter
 from bfrepo.data.snapshot import Snapshot
 from bfrepo.data.tree import load_tree
 from bfrepo.exporter.content import write_entries
@@ -25,10 +25,9 @@ from bfrepo.exporter.entries import Entry, walk_entries
 from bfrepo.exporter.tarwriter import TarWriter
 from bfrepo.formats.vma import VmaDevice, VmaHeader
 from bfrepo.formats.vma_writer import VmaWriter
-from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.snapshots import open_snapshot
 from bfrepo.repository.frames import FrameCache
 from bfrepo.repository.repository import Repository
-from bfrepo.repository.salvage import refresh_for_reading
 from bfrepo.sources.proxmox.container import CONFIGS, PLACE, ROOT
 from bfrepo.sources.proxmox.dump import ABOUT, About
 from bfrepo.sources.proxmox.inventory import Kind
@@ -70,10 +69,8 @@ class GuestRestoreOptions:
 
 def find_stored_guest(repository: Repository, snapshot: str, chosen: SnapshotFilter, reporter: Reporter) -> StoredGuest:
     """The guest in a snapshot. Raises ObjectNotFound where there is none, AmbiguousPrefix, and what reading raises."""
-    snapshots = load_snapshots(repository, on_error=lambda name, error: reporter.warn(b"", str(error)))
-    identifier = find_snapshot(snapshot, snapshots, chosen)
-    refresh_for_reading(repository, lambda message: reporter.warn(b"", message))
-    loader, found = repository.loader, snapshots[identifier]
+    identifier, found = open_snapshot(repository, snapshot, chosen, reporter)
+    loader = repository.loader
     for top in load_tree(loader, found.tree):
         kind = next((kind for kind in _KINDS if top.name == kind.encode()), None)
         if kind is None or top.type != "dir":

@@ -11,12 +11,11 @@ from typing import Final
 from bfrepo.core.errors import BackupForgeError, Interrupted, UsageError
 from bfrepo.core.progress import Change, Reporter
 from bfrepo.data.node import Node
-from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
+from bfrepo.data.selection import SnapshotFilter, find_node, split_path
 from bfrepo.operations.directories_ahead import directories_ahead
-from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.snapshots import open_snapshot
 from bfrepo.operations.warming import ArchivedPacks, NeededPacks, Warmer, WarmUp, reading_directories
 from bfrepo.repository.repository import Repository
-from bfrepo.repository.salvage import refresh_for_reading
 from bfrepo.restorer.plan import RestoreOptions, select_all
 from bfrepo.restorer.report import Outcome, RestoreObserver, RestoreSummary
 from bfrepo.restorer.restorer import restore as restore_tree
@@ -65,10 +64,8 @@ def restore(
             "--delete into / would remove whatever the snapshot does not have, /proc, /sys and other mounts included",
             hint="say what it may touch with --include or --exclude",
         )
-    snapshots = load_snapshots(repository, on_error=lambda damaged, error: reporter.warn(b"", str(error)))
-    snapshot_id = find_snapshot(name, snapshots, chosen)
-    refresh_for_reading(repository, lambda message: reporter.warn(b"", message))
-    node = reading_directories(lambda: find_node(repository.loader, snapshots[snapshot_id].tree, path))
+    snapshot_id, snapshot = open_snapshot(repository, name, chosen, reporter)
+    node = reading_directories(lambda: find_node(repository.loader, snapshot.tree, path))
     work = _Restoring(repository, node, options, reporter, cancelled)
     try:
         with directories_ahead(repository, node.subtree, cancelled) if node.type == "dir" else nullcontext():

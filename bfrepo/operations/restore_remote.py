@@ -15,16 +15,15 @@ from typing import Final
 from bfrepo.core.errors import BackupForgeError, Interrupted, SourceError, TargetError, UsageError
 from bfrepo.core.progress import Reporter
 from bfrepo.data.node import Node
-from bfrepo.data.selection import SnapshotFilter, find_node, find_snapshot, split_path
+from bfrepo.data.selection import SnapshotFilter, find_node, split_path
 from bfrepo.exporter.content import Holes, needed_frames, write_entries
 from bfrepo.exporter.entries import Entry, walk_entries
 from bfrepo.exporter.tarwriter import TarWriter
 from bfrepo.operations.remote_plan import Existing, RemotePlan
 from bfrepo.operations.restore import ReportingObserver, RestoreResult
-from bfrepo.operations.snapshots import load_snapshots
+from bfrepo.operations.snapshots import open_snapshot
 from bfrepo.operations.warming import NeededPacks, Warmer, WarmUp, reading_directories
 from bfrepo.repository.repository import Repository
-from bfrepo.repository.salvage import refresh_for_reading
 from bfrepo.restorer.plan import RestoreOptions
 from bfrepo.restorer.report import Report, RestoreSummary
 from bfrepo.sources.ssh.host import HostLink
@@ -66,10 +65,8 @@ def restore_to_host(
     _refuse(options)
     begun = repository.clock.monotonic()
     name, path = split_path(what)
-    snapshots = load_snapshots(repository, on_error=lambda damaged, error: reporter.warn(b"", str(error)))
-    snapshot_id = find_snapshot(name, snapshots, chosen)
-    refresh_for_reading(repository, lambda message: reporter.warn(b"", message))
-    node = reading_directories(lambda: find_node(repository.loader, snapshots[snapshot_id].tree, path))
+    snapshot_id, snapshot = open_snapshot(repository, name, chosen, reporter)
+    node = reading_directories(lambda: find_node(repository.loader, snapshot.tree, path))
     with closing(HostLink(target.host, target.settings, sudo=target.sudo)) as link:
         existing = _look(link, options, sudo=target.sudo)
         work = _Sending(repository, node, options, existing, reporter, cancelled)

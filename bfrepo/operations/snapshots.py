@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from bfrepo.core.errors import BackupForgeError, StorageObjectMissing
+from bfrepo.core.progress import Reporter
+from bfrepo.data.selection import SnapshotFilter, find_snapshot
 from bfrepo.data.snapshot import Snapshot, decode_snapshot
 from bfrepo.repository.repository import Repository
+from bfrepo.repository.salvage import refresh_for_reading
 from bfrepo.storage.base import ObjectKind
 
 
@@ -37,3 +40,16 @@ def load_snapshots(
                 raise
             on_error(name, error)
     return dict(sorted(found.items(), key=lambda item: (item[1].when, item[0])))
+
+
+def open_snapshot(
+    repository: Repository, name: str, chosen: SnapshotFilter, reporter: Reporter
+) -> tuple[bytes, Snapshot]:
+    """The snapshot that a name means, with the index at hand for reading it; damage beside it is a warning.
+
+    `chosen` narrows down what "latest" means. Raises ObjectNotFound or AmbiguousPrefix, and what reading raises.
+    """
+    snapshots = load_snapshots(repository, on_error=lambda damaged, error: reporter.warn(b"", str(error)))
+    snapshot_id = find_snapshot(name, snapshots, chosen)
+    refresh_for_reading(repository, lambda message: reporter.warn(b"", message))
+    return snapshot_id, snapshots[snapshot_id]
