@@ -118,7 +118,8 @@ class App:
         if self.settings.repository and self._is_remote(None):
             from bfrepo.repository.early import EarlyBackend
 
-            self._approached = EarlyBackend(self.open_backend(), self.settings.cache_dir)
+            with cycles_rarely_collected():  # a library that is loaded makes many objects, and no garbage
+                self._approached = EarlyBackend(self.open_backend(), self.settings.cache_dir)
 
     def leave_repository(self) -> None:
         """Let go of what was approached and not opened. Idempotent."""

@@ -255,14 +255,15 @@ def open_repository(
 
     With `keep_objects` there is also a cache of what is read again and again, as storage that is far away deserves.
     `ahead` are kinds that the caller is going to list, in this order, before he changes anything: storage that is far
-    away is asked for them while the password is tried, which takes as long as some round trips.
+    away is asked for them while the password is tried, which takes as long as some round trips; and for the objects
+    themselves where nothing is known here of the repository.
     Raises RepositoryNotFound, WrongPassword, DamagedObject or UnsupportedFormat.
     """
     head, data = read_head_and_bytes(backend)
     keys, slot, read_slots = Keys(None), None, dict[str, bytes]()
     if head.encryption != "none":
-        listing = AheadBackend(backend, ahead if is_far(backend) else ())
         usual = UsualSlot(cache_dir / head.repository_id.hex() if cache_dir is not None and is_far(backend) else None)
+        listing = AheadBackend(backend, ahead if is_far(backend) else (), objects=usual.name is None)
         keys, slot = _open_keys(backend, password(), head.repository_id, usual, read_slots, meanwhile=listing.start)
         backend = listing
     config = decode_config(head, keys, location=backend.location)

@@ -69,6 +69,9 @@ class S3Backend:
         self._prefix = f"{location.prefix}/" if location.prefix else ""
         self._client = make_client(location, options)
         self._sender = Sender(self._client, self._bucket)
+        self._archive = S3Archive(
+            self._client, self._bucket, f"{self._prefix}{ObjectKind.PACK.value}/", self._key, self.location, options
+        )
 
     @property
     def location(self) -> str:
@@ -95,6 +98,8 @@ class S3Backend:
         prefix = f"{self._prefix}{kind.value}" + ("" if kind is ObjectKind.CONFIG else "/")
         last = None
         for page in self._pages(f"cannot list {kind.value}", prefix):
+            if kind is ObjectKind.PACK:
+                self._archive.note(page)
             for each in page.get("Contents", ()):
                 if each["Key"] == last:  # keys come in order, and some servers tell one twice while it is replaced
                     continue
@@ -201,8 +206,7 @@ class S3Backend:
     @property
     def archive(self) -> Archive:
         """See `Archiver.archive`."""
-        prefix = f"{self._prefix}{ObjectKind.PACK.value}/"
-        return S3Archive(self._client, self._bucket, prefix, self._key, self.location, self._options)
+        return self._archive
 
     def close(self) -> None:
         """See `Backend.close`."""

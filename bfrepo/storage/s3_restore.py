@@ -13,7 +13,7 @@ Source: Amazon S3 API Reference, RestoreObject and HeadObject; Amazon S3 User Gu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bfrepo.storage.base import ObjectKind
@@ -54,12 +54,19 @@ class S3Archive:
         self._location = location
         self._options = options
         self._without_days: set[str] = set()
+        self._seen: bool | None = None
+
+    def note(self, page: Mapping[str, Any]) -> None:
+        """Take notice of a page of somebody's listing of packs, which saves `holds_any` its request, once."""
+        self._seen = bool(self._seen) or any(each.get("StorageClass") in _ARCHIVES for each in page.get("Contents", ()))
 
     def holds_any(self) -> bool:
         """See `Archive.holds_any`."""
-        with translated("cannot list packs", self._location):
-            page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=_SAMPLE)
-        return any(each.get("StorageClass") in _ARCHIVES for each in page.get("Contents", ()))
+        if self._seen is None:
+            with translated("cannot list packs", self._location):
+                self.note(self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=_SAMPLE))
+        seen, self._seen = self._seen, None
+        return bool(seen)
 
     def warmth(self, name: str) -> Warmth:
         """See `Archive.warmth`."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from bfrepo.core.errors import StorageError
+from bfrepo.core.errors import StorageError, StorageObjectMissing
+from bfrepo.core.units import MIB
+from bfrepo.repository.repository import open_repository
 from bfrepo.storage import ahead
 from bfrepo.storage.ahead import AheadBackend
-from bfrepo.storage.base import ObjectKind
+from bfrepo.storage.base import Backend, ObjectKind
+from bfrepo.storage.forwarding import ForwardingBackend
 from bfrepo.storage.memory import MemoryBackend
 from tests.support.distant import DistantBackend
 from tests.support.faulty import FaultyBackend
@@ -18,6 +22,16 @@ from tests.support.repositories import PASSWORD, FakeClock, make_repository, nam
 
 INDEX, SNAPSHOT, PACK = ObjectKind.INDEX, ObjectKind.SNAPSHOT, ObjectKind.PACK
 NAMES = {kind: f"{number:064x}" for number, kind in enumerate((INDEX, SNAPSHOT, PACK))}
+
+
+def begun(backend: Backend, kinds: Sequence[ObjectKind], *, objects: bool = False) -> AheadBackend:
+    """A backend that has done by now what it does by itself."""
+    made = AheadBackend(backend, kinds, objects=objects)
+    made.start()
+    for thread in threading.enumerate():
+        if thread.name in ("list-ahead", "read-ahead"):
+            thread.join()
+    return made
 
 
 @pytest.fixture
@@ -31,11 +45,7 @@ def faulty() -> FaultyBackend:
 
 def started(backend: FaultyBackend, *kinds: ObjectKind) -> AheadBackend:
     """A backend that has listed these kinds by now."""
-    made = AheadBackend(backend, kinds)
-    made.start()
-    for thread in threading.enumerate():
-        if thread.name == "list-ahead":
-            thread.join()
+    made = begun(backend, kinds)
     assert [call.kind for call in backend.calls] == list(kinds)
     return made
 
@@ -87,10 +97,82 @@ def test_listings_that_failed_are_made_anew(faulty: FaultyBackend) -> None:
         names(backend, SNAPSHOT)
 
 
+def test_objects_are_read_once(faulty: FaultyBackend) -> None:
+    """What was listed is read in advance, but for packs; each object is given out once, and then read anew."""
+    backend = begun(faulty, (SNAPSHOT, INDEX, PACK), objects=True)
+    calls = [(call.method, call.kind) for call in faulty.calls]
+    assert calls[:1] == [("list", SNAPSHOT)]
+    assert len(calls) == 5
+    assert {*calls[1:]} == {("load", SNAPSHOT), ("list", INDEX), ("load", INDEX), ("list", PACK)}
+    for kind in (SNAPSHOT, INDEX):
+        assert backend.load(kind, NAMES[kind]) == b"something"
+    assert len(faulty.calls) == 5
+    faulty.delete(INDEX, NAMES[INDEX])
+    with pytest.raises(StorageObjectMissing):
+        backend.load(INDEX, NAMES[INDEX])
+
+
+def test_objects_that_failed_are_read_anew(faulty: FaultyBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure that nobody has asked for is no failure, and what has waited for long is not given out."""
+    faulty.fail("load", kind=INDEX)
+    backend = begun(faulty, (SNAPSHOT, INDEX), objects=True)
+    assert backend.load(INDEX, NAMES[INDEX]) == b"something"
+    faulty.delete(SNAPSHOT, NAMES[SNAPSHOT])
+    monkeypatch.setattr(ahead, "_FRESH_S", -1.0)
+    with pytest.raises(StorageObjectMissing):
+        backend.load(SNAPSHOT, NAMES[SNAPSHOT])
+
+
+def test_many_objects_are_left_to_others() -> None:
+    """Where there are many objects, or large ones, they are read when they are wanted, by many threads."""
+    memory = MemoryBackend()
+    for number in range(9):
+        memory.save(INDEX, f"{number:064x}", b"something")
+    memory.save(SNAPSHOT, NAMES[SNAPSHOT], bytes(8 * MIB + 1))
+    faulty = FaultyBackend(memory)
+    begun(faulty, (INDEX, SNAPSHOT), objects=True)
+    assert {call.method for call in faulty.calls} == {"list"}
+
+
+def test_an_object_that_is_not_begun_is_read_by_who_wants_it() -> None:
+    """Nobody waits for an object behind another one that takes its time."""
+    memory = MemoryBackend()
+    first, second = f"{1:064x}", f"{2:064x}"
+    memory.save(INDEX, first, b"first")
+    memory.save(INDEX, second, b"second")
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(ForwardingBackend):
+        def load(self, kind: ObjectKind, name: str) -> bytes:
+            if name == first:
+                entered.set()
+                assert go_on.wait(30)
+            return super().load(kind, name)
+
+    backend = AheadBackend(Slow(memory), (INDEX,), objects=True)
+    backend.start()
+    assert entered.wait(30)
+    assert backend.load(INDEX, second) == b"second"
+    go_on.set()
+    assert backend.load(INDEX, first) == b"first"
+
+
+def test_opening_reads_what_nothing_is_known_of(tmp_path: Path) -> None:
+    """Objects are read in advance where there is no cache of the repository, and only there."""
+    memory = MemoryBackend()
+    make_repository(memory, encryption="aes-256-gcm")
+    memory.save(INDEX, NAMES[INDEX], b"something")
+    for reads in (1, 0):
+        far = DistantBackend(memory)
+        open_repository(far, FakeClock(), lambda: PASSWORD, cache_dir=tmp_path, ahead=[INDEX])
+        for thread in threading.enumerate():
+            if thread.name in ("list-ahead", "read-ahead"):
+                thread.join()
+        assert far.requests["load index"] == reads
+
+
 def test_opening_lists_while_the_password_is_tried(tmp_path: Path) -> None:
     """A repository that is far away is asked for listings while the password is tried; one that is near is not."""
-    from bfrepo.repository.repository import open_repository
-
     memory = MemoryBackend()
     make_repository(memory, encryption="aes-256-gcm")
     for connections, listed in ((8, 1), (1, 0)):

@@ -100,6 +100,15 @@ def test_from_cold_to_ready(location: S3Location, storage_class: str) -> None:
         assert names(backend, PACK) == {tree, data}
 
 
+def test_a_listing_shows_it(backend: S3Backend) -> None:
+    """Who has listed packs need not ask whether some are archived; the next time it is looked at anew."""
+    data = archived(backend, b"file data")
+    assert names(backend, PACK) == {data}
+    backend.delete(PACK, data)
+    assert backend.archive.holds_any(), "as the listing showed"
+    assert not backend.archive.holds_any(), "as it is now"
+
+
 def test_asking_twice_is_harmless(backend: S3Backend) -> None:
     """What is asked for already, at hand, or in no archive can be asked for."""
     data, tree = archived(backend, b"file data"), stored(backend, PACK, b"a tree")
