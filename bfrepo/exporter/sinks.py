@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from bfrepo.core.errors import TargetError
@@ -33,21 +33,19 @@ class Sink(Protocol):
         """Nothing is held back any longer."""
 
 
-class StreamSink:
-    """Writes to a descriptor, which stays open."""
+class JoinedSink:
+    """Passes on to `send`, joining small pieces: each costs a system call or a packet."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, send: Callable[[Buffer], None]) -> None:
+        self._send = send
         self._waiting: list[Buffer] = []
         self._size = 0
-        with contextlib.suppress(OSError):  # no pipe, or a user who has enough of them: it works with the usual size
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
     def write(self, data: Buffer) -> None:
-        """See Sink."""
+        """See Sink. Raises what `send` raises, as all of this does."""
         if len(data) >= _JOINED:
             self.flush()
-            self._write_all(data)
+            self._send(data)
             return
         self._waiting.append(data)
         self._size += len(data)
@@ -65,7 +63,17 @@ class StreamSink:
         """See Sink."""
         waiting, self._waiting, self._size = self._waiting, [], 0
         if waiting:
-            self._write_all(b"".join(waiting))
+            self._send(b"".join(waiting))
+
+
+class StreamSink(JoinedSink):
+    """Writes to a descriptor, which stays open."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(self._write_all)
+        self._fd = fd
+        with contextlib.suppress(OSError):  # no pipe, or a user who has enough of them: it works with the usual size
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
     def _write_all(self, data: Buffer) -> None:
         rest = memoryview(data)

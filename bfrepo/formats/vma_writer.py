@@ -19,7 +19,10 @@ class ByteSink(Protocol):
     """Where an archive goes."""
 
     def write(self, data: Buffer, /) -> object:
-        """The next bytes, all of them. The caller uses the memory again afterwards."""
+        """The next bytes, all of them."""
+
+    def flush(self) -> object:
+        """Be done with what was written: its memory is used again."""
 
 
 class Disk(Protocol):
@@ -56,6 +59,7 @@ class VmaWriter:
             self._sink.write(encode_extent(self._uuid, device.id, start // CLUSTER, masks))
             for begin, end in _stored(masks):
                 self._sink.write(view[begin:end])
+            self._sink.flush()
 
 
 class _Extents:

@@ -22,6 +22,7 @@ from bfrepo.data.snapshot import Snapshot
 from bfrepo.data.tree import load_tree
 from bfrepo.exporter.content import write_entries
 from bfrepo.exporter.entries import Entry, walk_entries
+from bfrepo.exporter.sinks import JoinedSink, Sink
 from bfrepo.exporter.tarwriter import TarWriter
 from bfrepo.formats.vma import VmaDevice, VmaHeader
 from bfrepo.formats.vma_writer import VmaWriter
@@ -40,7 +41,6 @@ from bfrepo.vfs.file import File
 _CACHE: Final = 64 * MIB
 _THREADS: Final = 2
 _MOST_CONFIG: Final = 1 * MIB
-_ZEROS: Final = bytes(1 << 18)
 _KINDS: Final[tuple[Kind, Kind]] = ("qemu", "lxc")
 
 
@@ -121,12 +121,18 @@ def _send(
     reporter: Reporter,
     cancelled: Callable[[], bool],
 ) -> None:
-    sink = _NodeSink(command, cancelled)
+    def send(data: Buffer) -> None:
+        if cancelled():
+            raise Interrupted("the restore was stopped", hint="the node removes what it has of the guest")
+        command.write(data)
+
+    sink = JoinedSink(send)
     try:
         if guest.kind == "qemu":
             _send_machine(repository, guest, sink, reporter)
         else:
             _send_container(repository, guest, sink, reporter, cancelled)
+        sink.flush()
     except SourceError as error:
         # A program that ends while it is still written to has said why.
         if not (said := command.complaint()):
@@ -142,7 +148,7 @@ def _refused(command: NodeCommand, status: int) -> BackupForgeError:
 # --- machines
 
 
-def _send_machine(repository: Repository, guest: StoredGuest, sink: _NodeSink, reporter: Reporter) -> None:
+def _send_machine(repository: Repository, guest: StoredGuest, sink: Sink, reporter: Reporter) -> None:
     named = {name: node for node in guest.nodes.values() if (name := device_name(node.name)) is not None}
     devices = [VmaDevice(number, name, node.size) for number, (name, node) in enumerate(named.items(), 1)]
     configs = tuple(
@@ -159,7 +165,6 @@ def _send_machine(repository: Repository, guest: StoredGuest, sink: _NodeSink, r
             begin = reporter.progress.bytes_done
             writer.write(device, _StoredDisk(views, named[device.name], reporter))
             reporter.progress.bytes_done = begin + device.size
-    sink.flush()
 
 
 class _StoredDisk:
@@ -198,7 +203,7 @@ class _StoredDisk:
 def _send_container(
     repository: Repository,
     guest: StoredGuest,
-    sink: _NodeSink,
+    sink: Sink,
     reporter: Reporter,
     cancelled: Callable[[], bool],
 ) -> None:
@@ -231,43 +236,6 @@ def _counted(entries: Iterator[Entry], reporter: Reporter) -> Iterator[Entry]:
 
 
 # --- both
-
-
-class _NodeSink:
-    """Sends what it gets to a command on a node; small pieces together."""
-
-    def __init__(self, command: NodeCommand, cancelled: Callable[[], bool]) -> None:
-        self._command = command
-        self._cancelled = cancelled
-        self._waiting = bytearray()
-
-    def write(self, data: Buffer) -> None:
-        """See Sink."""
-        if len(data) >= MIB:
-            self.flush()
-            self._send(data)
-            return
-        self._waiting += data
-        if len(self._waiting) >= MIB:
-            self.flush()
-
-    def zeros(self, count: int) -> None:
-        """See Sink."""
-        while count:
-            part = min(count, len(_ZEROS))
-            self.write(_ZEROS[:part])
-            count -= part
-
-    def flush(self) -> None:
-        """See Sink."""
-        if self._waiting:
-            self._send(bytes(self._waiting))
-            self._waiting.clear()
-
-    def _send(self, data: Buffer) -> None:
-        if self._cancelled():
-            raise Interrupted("the restore was stopped", hint="the node removes what it has of the guest")
-        self._command.write(bytes(data) if isinstance(data, bytearray) else data)
 
 
 def _config(repository: Repository, guest: StoredGuest, name: bytes) -> bytes:

@@ -18,6 +18,7 @@ from bfrepo.data.node import Node
 from bfrepo.data.selection import SnapshotFilter, find_node, split_path
 from bfrepo.exporter.content import Holes, needed_frames, write_entries
 from bfrepo.exporter.entries import Entry, walk_entries
+from bfrepo.exporter.sinks import JoinedSink
 from bfrepo.exporter.tarwriter import TarWriter
 from bfrepo.operations.remote_plan import Existing, RemotePlan
 from bfrepo.operations.restore import ReportingObserver, RestoreResult
@@ -152,10 +153,12 @@ class _Sending:
         return report.summary
 
     def _send(self, unpacking: Unpacking, report: Report) -> None:
-        writer = TarWriter(unpacking)
+        sink = JoinedSink(unpacking.write)
+        writer = TarWriter(sink)
         try:
             write_entries(self._loader, self._entries(report), _Counting(writer, self._count, report), self._cancelled)
             writer.finish()
+            sink.flush()
         except SshError:
             raise
         except BaseException:

@@ -86,7 +86,7 @@ def create_vma(
         header = VmaHeader(os.urandom(16), created_s, contents, devices)
         reporter.progress.bytes_total = sum(device.size for device in devices)
         try:
-            writer = VmaWriter(_AtOnce(sink), header)
+            writer = VmaWriter(sink, header)
         except (ValueError, MalformedVma) as error:
             raise UsageError(str(error)) from error
         for device in devices:
@@ -168,18 +168,6 @@ def _read_config(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
-
-
-class _AtOnce:
-    """Hands what it gets on before it returns."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def write(self, data: Buffer) -> None:
-        """See ByteSink."""
-        self._sink.write(data)
-        self._sink.flush()
 
 
 class _Disk:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bfrepo.core.errors import Interrupted, InvalidValue, SourceError
+from bfrepo.core.protocols import Buffer
 from bfrepo.sources.proxmox.inventory import is_node_name
 from bfrepo.sources.proxmox.script import NAME, SCRIPT, WORK
 from bfrepo.sources.ssh.host import HostLink, RemoteCommand
@@ -64,7 +65,7 @@ class NodeCommand:
         except SshError as error:
             raise SourceError(str(error), hint="run it again: nothing of this was kept as a snapshot") from error
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: Buffer) -> None:
         """Give it more to read."""
         try:
             self._command.write(data)

@@ -17,6 +17,7 @@ from paramiko import Channel
 from paramiko.ssh_exception import SSHException
 
 from bfrepo.core.errors import SourceError
+from bfrepo.core.protocols import Buffer
 from bfrepo.sources.ssh.place import RemoteHost
 from bfrepo.ssh.config import SshSettings
 from bfrepo.ssh.connect import SshConnection, connect
@@ -134,7 +135,7 @@ class RemoteCommand:
         self._unsent += data
         self._push()
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: Buffer) -> None:
         """Give it all of this to read, at its pace, and more later. What it writes meanwhile to its standard output is
         not kept. Raises SshError.
         """

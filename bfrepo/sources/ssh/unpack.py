@@ -7,12 +7,9 @@ from typing import Final
 
 from bfrepo.core.errors import TargetError
 from bfrepo.core.protocols import Buffer
-from bfrepo.core.units import KIB
 from bfrepo.sources.ssh.host import HostLink, quoted
 from bfrepo.ssh.errors import SshError
 
-_JOINED: Final = 256 * KIB
-_ZEROS: Final = bytes(_JOINED)
 _TAR: Final = (
     "tar", "--extract", "--file=-", "--preserve-permissions", "--delay-directory-restore", "--quoting-style=literal",
     "--warning=no-timestamp",
@@ -55,36 +52,17 @@ def no_tools(link: HostLink) -> TargetError:
 
 
 class Unpacking:
-    """The tar that runs; a Sink for the archive. Used by one thread."""
+    """The tar that runs. Used by one thread."""
 
     def __init__(self, link: HostLink, directory: bytes, *, xattrs: bool, numeric_ids: bool) -> None:
         """Raises SshError."""
         words = [*_TAR, *(_XATTRS if xattrs else ()), *(("--numeric-owner",) if numeric_ids else ())]
         self._command = link.run(b"LC_ALL=C exec " + link.line(*words, b"--directory=" + directory))
-        self._waiting: list[Buffer] = []
-        self._size = 0
 
     def write(self, data: Buffer) -> None:
-        """See Sink. Raises SshError."""
-        self._waiting.append(data)
-        self._size += len(data)
-        if self._size >= _JOINED:
-            self.flush()
-
-    def zeros(self, count: int) -> None:
-        """See Sink."""
-        while count:
-            part = min(count, _JOINED)
-            self.write(_ZEROS if part == _JOINED else bytes(part))
-            count -= part
-
-    def flush(self) -> None:
-        """See Sink."""
-        waiting, self._waiting, self._size = self._waiting, [], 0
-        if not waiting:
-            return
+        """The next bytes of the archive. Raises SshError."""
         try:
-            self._command.write(b"".join(waiting))
+            self._command.write(data)
         except SshError as error:
             said = _last(self._command.complaints())
             if not said:
@@ -93,7 +71,6 @@ class Unpacking:
 
     def end(self) -> Iterator[tuple[bytes, str]]:
         """Wait for the end: the paths that could not be written as they should, and why. Raises SshError."""
-        self.flush()
         self._command.feed(b"")
         while self._command.read():
             continue
