@@ -118,8 +118,12 @@ class BlobViews(BlobLoader, BlobSizes, Protocol):
     def view(self, blob_id: bytes) -> memoryview:
         """The blob, read if need be. Raises MissingBlob, DamagedBlob and StorageError."""
 
-    def prefetch(self, blob_ids: Iterable[bytes]) -> None:
-        """Begin to read what will be asked for soon, as far as there is room; errors are for who asks for it then."""
+    def prefetch(self, blob_ids: Iterable[bytes], after: bytes | None = None) -> None:
+        """Begin to read what will be asked for soon, as far as there is room; errors are for who asks for it then.
+
+        With `after`, a blob that was asked for already, they are read from one end to the other: views of two that
+        follow each other then mostly lie side by side in memory.
+        """
 
     def release(self, blob_id: bytes) -> None:
         """The blob will not be asked for soon: a frame that holds nothing else need not be kept."""

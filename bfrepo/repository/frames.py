@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 from bfrepo.core.errors import BackupForgeError, DamagedObject, MissingBlob
 from bfrepo.core.ids import BlobKind
 from bfrepo.core.protocols import BlobPlace
-from bfrepo.core.units import KIB
+from bfrepo.core.units import KIB, MIB
 from bfrepo.repository.loader import UNREADABLE, Loader
 
 _QUICK: Final = 256 * KIB
@@ -28,23 +28,59 @@ _QUICK: Final = 256 * KIB
 _FOLLOWING: Final = 2
 """Frames that are opened in advance where files are read in their order."""
 
-_MOST_SPARE: Final = 8
+_TOGETHER: Final = 8 * MIB
+"""Bytes of memory for frames that are read one after the other."""
+_MOST_SPARE: Final = 16 * MIB
 _STEP: Final = 256 * KIB
-"""Frames whose memory is kept for others, as fresh memory is dear, and in what steps it grows, so that it fits."""
+"""Bytes of memory that are kept for other frames, as fresh memory is dear, and in what steps it grows, so that it fits.
+"""
+
+
+class _Memory:
+    """Memory for frames, one behind the other: `taken` bytes of it are, by frames of which `frames` are still kept."""
+
+    __slots__ = ("data", "frames", "taken")
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+        self.frames = self.taken = 0
+
+    def reuse(self) -> bool:
+        """Begin again from its front, unless somebody still holds a view of a frame that was in it."""
+        try:
+            self.data.pop()  # a bytearray does not change its length while there is a view
+        except BufferError:
+            return False
+        self.data.append(0)
+        self.taken = 0
+        return True
 
 
 class _Frame:
-    """The plaintext of a frame, in memory that may be longer.
+    """The plaintext of a frame, somewhere in a piece of memory.
 
     `checked` are the offsets of the blobs in it that hash to their IDs.
     """
 
-    __slots__ = ("checked", "data", "used")
+    __slots__ = ("checked", "memory", "size", "start", "used")
 
-    def __init__(self, data: bytearray) -> None:
-        self.data = data
+    def __init__(self, memory: _Memory, size: int) -> None:
+        self.memory = memory
+        self.start, self.size = memory.taken, size
+        memory.taken += size
+        memory.frames += 1
         self.checked: set[int] = set()
         self.used = False
+
+    @property
+    def view(self) -> memoryview:
+        """All of it."""
+        return memoryview(self.memory.data)[self.start : self.start + self.size]
+
+    def leaves(self, size: int) -> bool:
+        """Whether there is so much memory right behind it."""
+        memory = self.memory
+        return self.start + self.size == memory.taken and memory.taken + size <= len(memory.data)
 
 
 _Held: TypeAlias = tuple[_Frame, memoryview]
@@ -54,13 +90,15 @@ _Held: TypeAlias = tuple[_Frame, memoryview]
 class _Known:
     """The frames of one loader, by their numbers in its table; oldest use first.
 
-    `size` is their plaintext in bytes, `ahead` what of it, or still to come, nobody has asked for yet.
+    `coming` are those that have memory, and nothing in it yet. `size` is the plaintext in bytes, `ahead` what of it, or
+    still to come, nobody has asked for yet.
     """
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
         self.frames: OrderedDict[int, _Frame] = OrderedDict()
         self.loading: dict[int, Future[_Held]] = {}
+        self.coming: dict[int, _Frame] = {}
         self.waiting: set[int] = set()
         self.size = 0
         self.ahead = 0
@@ -79,11 +117,11 @@ class FrameCache:
     def __init__(self, loader: Loader, limit: int, *, threads: int | None = None) -> None:
         self._limit = limit
         self._closed = False
-        self._spare: list[bytearray] = []
+        self._spare: list[_Memory] = []
         self._known = _Known(loader)
         self._lock = threading.Lock()
         self._orders: SimpleQueue[_Order | None] = SimpleQueue()
-        self._threads = threads or loader.readers + 1  # the interpreter keeps one of them waiting most of the time
+        self._threads = threads or loader.readers + 2  # the interpreter keeps one of them waiting most of the time
         for number in range(self._threads):  # nobody waits for them in the end: a storage may hang
             threading.Thread(target=self._fetch_all, name=f"frames-{number}", daemon=True).start()
 
@@ -150,12 +188,15 @@ class FrameCache:
             self._use(known, place.frame)
         return self._checked(known, held, blob_id, place)
 
-    def prefetch(self, blob_ids: Iterable[bytes]) -> None:
+    def prefetch(self, blob_ids: Iterable[bytes], after: bytes | None = None) -> None:
         """See BlobViews."""
         known = self._known
         for blob_id in blob_ids:
             with suppress(BackupForgeError):
-                self._begin(known, known.loader.table.place(blob_id).frame, blob_id)
+                place = known.loader.table.place
+                before = None if after is None else place(after).frame
+                self._begin(known, place(blob_id).frame, blob_id, before)
+            after = None if after is None else blob_id
 
     def release(self, blob_id: bytes) -> None:
         """See BlobViews. The memory of the frame, which is still near the processor, is used for the next one."""
@@ -170,7 +211,7 @@ class FrameCache:
 
     def _check(self, known: _Known, frame: _Frame, blob_id: bytes) -> None:
         place = known.loader.table.place(blob_id)
-        if known.loader.is_intact(blob_id, memoryview(frame.data)[place.offset : place.offset + place.size]):
+        if known.loader.is_intact(blob_id, frame.view[place.offset : place.offset + place.size]):
             frame.checked.add(place.offset)
 
     def _checked(self, known: _Known, held: _Held, blob_id: bytes, place: BlobPlace) -> memoryview:
@@ -189,11 +230,11 @@ class FrameCache:
             if frame is None:
                 return None
             known.frames.move_to_end(number)
-            held = frame, memoryview(frame.data)
+            held = frame, frame.view
             if frame.used:
                 return held
             frame.used = True
-            known.ahead -= len(frame.data)
+            known.ahead -= frame.size
             before = known.frames.get(number - 1)
         if before is not None and before.used:
             table = known.loader.table
@@ -202,8 +243,11 @@ class FrameCache:
                     self._begin(known, following)
         return held
 
-    def _begin(self, known: _Known, number: int, blob_id: bytes | None = None) -> None:
-        """Have a frame opened by another thread, unless half of the cache holds what nobody has asked for yet."""
+    def _begin(self, known: _Known, number: int, blob_id: bytes | None = None, before: int | None = None) -> None:
+        """Have a frame opened by another thread, unless half of the cache holds what nobody has asked for yet.
+
+        Behind the one `before` in memory, if that can be.
+        """
         size = known.loader.table.frame(number).plain_size
         with self._lock:
             at_hand = number in known.frames or number in known.loading or number in known.waiting
@@ -211,6 +255,11 @@ class FrameCache:
                 return
             known.ahead += size
             known.waiting.add(number)
+            if before is not None and size <= _TOGETHER:
+                neighbour = known.frames.get(before) or known.coming.get(before)
+                behind = neighbour is not None and neighbour.leaves(size)
+                memory = neighbour.memory if neighbour is not None and behind else self._memory(_TOGETHER)
+                known.coming[number] = _Frame(memory, size)
         self._orders.put((known, number, size, blob_id))
 
     def _fetch_all(self) -> None:
@@ -231,7 +280,7 @@ class FrameCache:
         with self._lock:
             frame = known.frames.get(number)
             if frame is not None:
-                return frame, memoryview(frame.data)
+                return frame, frame.view
             loading = known.loading.setdefault(number, mine)
         if loading is mine:
             self._fulfil(mine, known, number, blob_id)
@@ -243,51 +292,62 @@ class FrameCache:
     def _fulfil(self, waiting: Future[_Held], known: _Known, number: int, blob_id: bytes | None) -> None:
         """Read a frame for all who wait for it."""
         try:
-            frame = self._read(known.loader, number)
+            frame = self._read(known, number)
             if blob_id is not None:
                 self._check(known, frame, blob_id)
-            held = frame, memoryview(frame.data)
+            held = frame, frame.view
             self._keep(known, number, frame)
             waiting.set_result(held)
         except BaseException as error:
             with self._lock:
                 known.loading.pop(number, None)
+                if number in known.coming:
+                    self._leave(known.coming.pop(number))
             waiting.set_exception(error)
         finally:
             del waiting  # as above
 
-    def _read(self, loader: Loader, number: int) -> _Frame:
-        size = loader.table.frame(number).plain_size
+    def _read(self, known: _Known, number: int) -> _Frame:
         with self._lock:
-            fitting = [data for data in self._spare if size <= len(data) <= 2 * size]
-            data = min(fitting, key=len, default=None)
-            if data is not None:
-                self._spare.remove(data)
-        if data is None:
-            data = bytearray(-(-size // _STEP) * _STEP)
-        loader.fill_frame(number, memoryview(data)[:size])
-        return _Frame(data)
+            frame = known.coming.get(number)
+            if frame is None:
+                size = known.loader.table.frame(number).plain_size
+                frame = known.coming[number] = _Frame(self._memory(-(-size // _STEP) * _STEP), size)
+        known.loader.fill_frame(number, frame.view)
+        return frame
 
     def _keep(self, known: _Known, number: int, frame: _Frame) -> None:
         with self._lock:
-            del known.loading[number]
+            del known.loading[number], known.coming[number]
             if known is not self._known:
                 return
             known.frames[number] = frame
-            known.size += len(frame.data)
-            known.ahead += len(frame.data)
+            known.size += frame.size
+            known.ahead += frame.size
             while known.size > self._limit and len(known.frames) > 1:
                 self._let_go(known, known.frames.popitem(last=False)[1])
 
     def _let_go(self, known: _Known, frame: _Frame) -> None:
-        """Count a frame out, and keep its memory for the next one, unless somebody still holds a view of it."""
-        known.size -= len(frame.data)
+        """Count a frame out."""
+        known.size -= frame.size
         if not frame.used:
-            known.ahead -= len(frame.data)
-        try:
-            frame.data.pop()  # a bytearray does not change its length while there is a view
-        except BufferError:
-            return
-        frame.data.append(0)
-        self._spare.append(frame.data)
-        del self._spare[:-_MOST_SPARE]
+            known.ahead -= frame.size
+        self._leave(frame)
+
+    def _memory(self, size: int) -> _Memory:
+        """Memory for so much, and not for much more."""
+        fitting = [memory for memory in self._spare if size <= len(memory.data) <= 2 * size]
+        memory = min(fitting, key=lambda memory: len(memory.data), default=None)
+        if memory is None:
+            return _Memory(size)
+        self._spare.remove(memory)
+        return memory
+
+    def _leave(self, frame: _Frame) -> None:
+        """Keep the memory of a frame for others if it was the last one there."""
+        memory = frame.memory
+        memory.frames -= 1
+        if not memory.frames and memory.reuse():
+            self._spare.append(memory)
+            while sum(len(each.data) for each in self._spare) > _MOST_SPARE:
+                del self._spare[0]

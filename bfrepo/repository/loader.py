@@ -240,7 +240,8 @@ class Loader:
 
     def _open_into(self, place: FramePlace, out: memoryview) -> None:
         scratch = self._scratch
-        scratch.packed = at_least(scratch.packed, place.stored_size)
+        if place.codec is not Codec.NONE:
+            scratch.packed = at_least(scratch.packed, place.stored_size)
         stored = scratch.ahead.find(place.pack, place.offset, place.stored_size)
         try:
             if stored is None:
@@ -352,7 +353,9 @@ def open_frame(
 ) -> None:
     """Open and expand a frame's stored bytes into `out`, through the scratch `packed`. Raises DamagedObject."""
     try:
-        if place.codec is Codec.NONE and len(stored) == cipher.overhead + len(out):
+        if place.codec is Codec.NONE:
+            if len(stored) != cipher.overhead + len(out):
+                raise DamagedObject(f"is not stored as the {len(out)} bytes that were expected")
             cipher.open_frame(stored, place.kind, place.number, out)
             return
         length = cipher.open_frame(stored, place.kind, place.number, memoryview(packed))

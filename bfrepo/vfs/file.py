@@ -5,8 +5,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
+from ctypes import addressof, c_char
 from itertools import accumulate
-from typing import Final
+from typing import Final, cast
 
 from bfrepo.core.errors import DamagedObject
 from bfrepo.core.ids import ID_SIZE
@@ -16,9 +17,11 @@ from bfrepo.data.layout import Layout, unpack_holes
 from bfrepo.data.node import Node
 from bfrepo.data.records import load_records, split_ids
 
-_AHEAD: Final = 16 * MIB
+_AHEAD: Final = 24 * MIB
 _MOST_AHEAD: Final = 64
 """Bytes and blobs at most that are opened ahead of who reads on: as many as are in flight to a distant storage."""
+_STEADY: Final = 8
+"""Blobs that are opened ahead of who has read on for a while, and will go on."""
 _BEHIND: Final = 4 * MIB
 """Bytes that are kept behind who reads on: for reads that are still under way."""
 
@@ -87,7 +90,9 @@ class File:
         first = end = max(at, self._begun)
         while end < min(at + self._window, count) and self._ends[end] - self._next <= _AHEAD:
             end += 1
-        self._views.prefetch(map(self._id, range(first, end)))
+        if first < end:
+            after = self._id(first - 1) if self._window >= _STEADY else None
+            self._views.prefetch(map(self._id, range(first, end)), after)
         self._begun = end
 
     def _release(self, offset: int) -> None:
@@ -140,9 +145,11 @@ class File:
 
 
 def joined(pieces: list[Buffer], memory: bytearray | None = None) -> Buffer:
-    """Pieces as one: the piece itself where there is one, else a copy, in `memory` if that is large enough."""
+    """Pieces as one: a view of them where they lie side by side, else a copy, in `memory` if that is large enough."""
     if len(pieces) == 1:
         return pieces[0]
+    if pieces and (together := _side_by_side(pieces)) is not None:
+        return together
     size = sum(map(len, pieces))
     if memory is None or size > len(memory):
         return b"".join(pieces)
@@ -151,3 +158,21 @@ def joined(pieces: list[Buffer], memory: bytearray | None = None) -> Buffer:
         memory[at : at + len(piece)] = piece
         at += len(piece)
     return memoryview(memory)[:size]
+
+
+def _side_by_side(pieces: list[Buffer]) -> memoryview | None:
+    """One view of all pieces, if each begins in memory where the one before ends."""
+    if not all(isinstance(piece, memoryview) and len(piece) and not piece.readonly for piece in pieces):
+        return None
+    whole = cast(bytearray, cast(memoryview, pieces[0]).obj)
+    start = end = _address(pieces[0])
+    for piece in cast("list[memoryview]", pieces):
+        if piece.obj is not whole or _address(piece) != end:
+            return None
+        end += len(piece)
+    start -= _address(whole)
+    return memoryview(whole)[start : start + sum(map(len, pieces))]
+
+
+def _address(memory: Buffer) -> int:
+    return addressof(c_char.from_buffer(memory))

@@ -25,6 +25,7 @@ from bfrepo.repository.repository import Repository
 from bfrepo.repository.saver import Saver
 from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.memory import MemoryBackend
+from bfrepo.vfs.file import joined
 from tests.support.backups import incompressible
 from tests.support.faulty import FaultyBackend
 from tests.support.repositories import FakeClock, make_repository, names, reopen, saver_options
@@ -167,6 +168,37 @@ def test_what_is_prefetched_is_at_hand(faulty: FaultyBackend) -> None:
         assert frames_read(faulty) >= 3
 
 
+def test_what_is_read_on_lies_side_by_side(faulty: FaultyBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blobs that follow a blob share its piece of memory, as far as that goes, and are those that were stored."""
+    monkeypatch.setattr("bfrepo.repository.frames._TOGETHER", 3 * MIB)
+    repository = reopen(faulty)
+    wanted = ids(repository, LARGE)
+    with cache_of(repository) as cache:
+        cache.view(wanted[0])
+        cache.prefetch(wanted[1:3], after=wanted[0])
+        cache.prefetch(wanted[3:7], after=wanted[2])
+        assert eventually(lambda: all(cache.peek(each) is not None for each in wanted[:7]))
+        views = [cache.view(each) for each in wanted[:7]]
+    assert [bytes(view) for view in views] == LARGE[:7]
+    together = joined([*views[1:5]])
+    assert isinstance(together, memoryview)
+    assert together == b"".join(LARGE[1:5])
+    assert views[5].obj is views[6].obj
+    assert len({id(views[at].obj) for at in (0, 1, 5)}) == 3
+
+
+def test_a_frame_that_cannot_be_read_leaves_its_place(faulty: FaultyBackend) -> None:
+    """A frame that fails among others that lie side by side is an error for who asks; the next try gives it."""
+    repository = reopen(faulty)
+    wanted = ids(repository, LARGE)
+    with cache_of(repository) as cache:
+        cache.view(wanted[0])
+        faulty.fail("read_into", kind=ObjectKind.PACK)
+        cache.prefetch(wanted[1:4], after=wanted[0])
+        assert eventually(lambda: sum(cache.peek(each) is not None for each in wanted[1:4]) == 2)
+        assert [bytes(cache.view(each)) for each in wanted] == LARGE
+
+
 def test_frames_in_use_one_after_the_other_bring_the_next(faulty: FaultyBackend) -> None:
     """Who uses two neighbouring frames has those that follow opened in advance."""
     repository = reopen(faulty)
@@ -234,8 +266,9 @@ def test_a_view_outlives_its_frame(faulty: FaultyBackend) -> None:
         assert held == LARGE[0]
 
 
-def test_memory_that_is_used_again_is_nobody_elses(faulty: FaultyBackend) -> None:
+def test_memory_that_is_used_again_is_nobody_elses(faulty: FaultyBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """INV-4: while frames come and go by many threads, and their memory is used again, a view holds what it did."""
+    monkeypatch.setattr("bfrepo.repository.frames._TOGETHER", 1500 * KIB)
     repository = reopen(faulty)
     blobs = SMALL + LARGE
     wanted = ids(repository, blobs)
@@ -245,9 +278,13 @@ def test_memory_that_is_used_again_is_nobody_elses(faulty: FaultyBackend) -> Non
         held: list[tuple[memoryview, bytes]] = []
         for _ in range(60):
             at = chance.randrange(len(blobs))
+            if seed % 2 and at:
+                cache.prefetch(wanted[at : at + 3], after=wanted[at - 1])
             held.append((cache.view(wanted[at]), blobs[at]))
             held = held[-3:]
             assert all(view == blob for view, blob in held)
+            if seed % 2:
+                cache.release(wanted[at])
 
     with cache_of(repository, limit=2 * MIB) as cache, ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(look, seed) for seed in range(4)]:

@@ -54,9 +54,14 @@ class Pretended:
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.released: list[int] = []
+        self.in_a_row = 0
 
-    def prefetch(self, blob_ids: Iterable[bytes]) -> None:
-        self.asked.append(len(list(blob_ids)))
+    def prefetch(self, blob_ids: Iterable[bytes], after: bytes | None = None) -> None:
+        wanted = [int.from_bytes(each, "little") for each in blob_ids]
+        self.asked.append(len(wanted))
+        if after is not None:
+            assert int.from_bytes(after, "little") == wanted[0] - 1
+            self.in_a_row += len(wanted)
 
     def release(self, blob_id: bytes) -> None:
         self.released.append(int.from_bytes(blob_id, "little"))
@@ -114,6 +119,7 @@ def test_what_comes_next_is_read_ahead() -> None:
     assert sum(views.asked) == 199  # all but the first, which is asked for at once
     assert views.asked[0] == 1
     assert max(views.asked) > 16
+    assert 199 - 8 < views.in_a_row < 199  # all but those of the beginning, which may be all of a short file
 
 
 def test_what_lies_behind_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,3 +274,27 @@ def test_joining(memory: bytearray | None) -> None:
     assert bytes(joined([b"abc", b"", memoryview(b"def")], memory)) == b"abcdef"
     assert bytes(joined([], memory)) == b""
     assert joined([b"abc"], memory) == b"abc"
+
+
+def test_joining_what_lies_side_by_side() -> None:
+    """Pieces that follow each other in memory become one view of it; any others are copied."""
+    memory = bytearray(b"abcdef")
+    view = memoryview(memory)
+    together = joined([view[1:3], view[3:4], view[4:]])
+    assert bytes(together) == b"bcdef"
+    assert isinstance(together, memoryview)
+    assert together.obj is memory
+    memory[1:] = b"BCDEF"
+    assert bytes(together) == b"BCDEF"
+    apart: list[list[Buffer]] = [
+        [view[3:], view[:3]],
+        [view[:2], view[3:]],
+        [view[:3], memoryview(bytearray(b"DEF"))],
+        [view[:3], b"DEF"],
+        [view[:3], memoryview(b"DEF")],
+        [view[:3], view[3:3], view[3:]],
+    ]
+    for pieces in apart:
+        copied = joined(pieces)
+        assert copied == b"".join(pieces)
+        assert not isinstance(copied, memoryview)
