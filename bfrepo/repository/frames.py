@@ -57,17 +57,17 @@ class _Memory:
 
 
 class _Frame:
-    """The plaintext of a frame, somewhere in a piece of memory.
+    """The plaintext of a frame, somewhere in a piece of memory: `size` bytes of `taken` that it takes there.
 
     `checked` are the offsets of the blobs in it that hash to their IDs.
     """
 
-    __slots__ = ("checked", "memory", "size", "start", "used")
+    __slots__ = ("checked", "memory", "size", "start", "taken", "used")
 
-    def __init__(self, memory: _Memory, size: int) -> None:
+    def __init__(self, memory: _Memory, size: int, taken: int) -> None:
         self.memory = memory
-        self.start, self.size = memory.taken, size
-        memory.taken += size
+        self.start, self.size, self.taken = memory.taken, size, taken
+        memory.taken += taken
         memory.frames += 1
         self.checked: set[int] = set()
         self.used = False
@@ -80,7 +80,7 @@ class _Frame:
     def leaves(self, size: int) -> bool:
         """Whether there is so much memory right behind it."""
         memory = self.memory
-        return self.start + self.size == memory.taken and memory.taken + size <= len(memory.data)
+        return self.start + self.taken == memory.taken and memory.taken + size <= len(memory.data)
 
 
 _Held: TypeAlias = tuple[_Frame, memoryview]
@@ -90,8 +90,8 @@ _Held: TypeAlias = tuple[_Frame, memoryview]
 class _Known:
     """The frames of one loader, by their numbers in its table; oldest use first.
 
-    `coming` are those that have memory, and nothing in it yet. `size` is the plaintext in bytes, `ahead` what of it, or
-    still to come, nobody has asked for yet.
+    `coming` are those that have memory, and nothing in it yet. `size` is what all take, in bytes, `ahead` what of
+    it, or still to come, nobody has asked for yet.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -234,7 +234,7 @@ class FrameCache:
             if frame.used:
                 return held
             frame.used = True
-            known.ahead -= frame.size
+            known.ahead -= frame.taken
             before = known.frames.get(number - 1)
         if before is not None and before.used:
             table = known.loader.table
@@ -259,7 +259,7 @@ class FrameCache:
                 neighbour = known.frames.get(before) or known.coming.get(before)
                 behind = neighbour is not None and neighbour.leaves(size)
                 memory = neighbour.memory if neighbour is not None and behind else self._memory(_TOGETHER)
-                known.coming[number] = _Frame(memory, size)
+                known.coming[number] = _Frame(memory, size, size)
         self._orders.put((known, number, size, blob_id))
 
     def _fetch_all(self) -> None:
@@ -312,7 +312,8 @@ class FrameCache:
             frame = known.coming.get(number)
             if frame is None:
                 size = known.loader.table.frame(number).plain_size
-                frame = known.coming[number] = _Frame(self._memory(-(-size // _STEP) * _STEP), size)
+                memory = self._memory(-(-size // _STEP) * _STEP)
+                frame = known.coming[number] = _Frame(memory, size, len(memory.data))
         known.loader.fill_frame(number, frame.view)
         return frame
 
@@ -322,16 +323,16 @@ class FrameCache:
             if known is not self._known:
                 return
             known.frames[number] = frame
-            known.size += frame.size
-            known.ahead += frame.size
+            known.size += frame.taken
+            known.ahead += frame.taken
             while known.size > self._limit and len(known.frames) > 1:
                 self._let_go(known, known.frames.popitem(last=False)[1])
 
     def _let_go(self, known: _Known, frame: _Frame) -> None:
         """Count a frame out."""
-        known.size -= frame.size
+        known.size -= frame.taken
         if not frame.used:
-            known.ahead -= frame.size
+            known.ahead -= frame.taken
         self._leave(frame)
 
     def _memory(self, size: int) -> _Memory:
