@@ -23,7 +23,7 @@ from mount.session import mounted, read_further_ahead, serve
 REFRESH_S: Final = 3
 """Seconds between two looks for snapshots that are new or gone."""
 
-_TURN_S: Final = 0.0005
+_TURN_S: Final = 0.001
 """Seconds after which a thread that waits for the interpreter gets it. Who answers one request after the other hardly
 ever lets go of it by himself, and in the usual 5 ms uses up all that was read ahead, while nothing more is."""
 
