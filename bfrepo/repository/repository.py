@@ -264,7 +264,9 @@ def open_repository(
     if head.encryption != "none":
         usual = UsualSlot(cache_dir / head.repository_id.hex() if cache_dir is not None and is_far(backend) else None)
         listing = AheadBackend(backend, ahead if is_far(backend) else (), objects=usual.name is None)
-        keys, slot = _open_keys(backend, password(), head.repository_id, usual, read_slots, meanwhile=listing.start)
+        secret = password()
+        listing.start()
+        keys, slot = _open_keys(backend, secret, head.repository_id, usual, read_slots)
         backend = listing
     config = decode_config(head, keys, location=backend.location)
     if cache_dir is not None and keep_objects:
@@ -311,11 +313,10 @@ def _open_keys(
     repository_id: bytes,
     usual: UsualSlot,
     read_slots: dict[str, bytes],
-    meanwhile: Callable[[], None],
 ) -> tuple[Keys, str]:
     """The keys, and the name of their slot. Every slot is tried; a damaged one is reported only if no other opens.
 
-    `meanwhile` is called when the first one is at hand. What was read is put into `read_slots`.
+    What was read is put into `read_slots`.
     """
     damaged: BackupForgeError | None = None
     count = 0
@@ -323,8 +324,6 @@ def _open_keys(
         try:
             data = read_slots[name] = load_named(backend, ObjectKind.KEY, name)
             count += 1
-            if count == 1:
-                meanwhile()
             keys = open_slot(data, password, repository_id, name=name)
         except BackupForgeError as error:
             if not (isinstance(error, StorageObjectMissing) and name == usual.name):  # that was removed
