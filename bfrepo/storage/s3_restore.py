@@ -58,15 +58,16 @@ class S3Archive:
 
     def note(self, page: Mapping[str, Any]) -> None:
         """Take notice of a page of somebody's listing of packs, which saves `holds_any` its request, once."""
-        self._seen = bool(self._seen) or any(each.get("StorageClass") in _ARCHIVES for each in page.get("Contents", ()))
+        self._seen = bool(self._seen) or _holds_archived(page)
 
     def holds_any(self) -> bool:
         """See `Archive.holds_any`."""
-        if self._seen is None:
-            with translated("cannot list packs", self._location):
-                self.note(self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=_SAMPLE))
         seen, self._seen = self._seen, None
-        return bool(seen)
+        if seen is not None:
+            return seen
+        with translated("cannot list packs", self._location):
+            page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=_SAMPLE)
+        return _holds_archived(page)
 
     def warmth(self, name: str) -> Warmth:
         """See `Archive.warmth`."""
@@ -93,3 +94,7 @@ class S3Archive:
             except self._client.exceptions.ClientError as error:
                 if code_of(error) not in _NOTHING_TO_DO:
                     raise
+
+
+def _holds_archived(page: Mapping[str, Any]) -> bool:
+    return any(each.get("StorageClass") in _ARCHIVES for each in page.get("Contents", ()))

@@ -170,8 +170,8 @@ def _side_by_side(pieces: list[Buffer]) -> memoryview | None:
         if piece.obj is not whole or _address(piece) != end:
             return None
         end += len(piece)
-    start -= _address(whole)
-    return memoryview(whole)[start : start + sum(map(len, pieces))]
+    base = _address(whole)
+    return memoryview(whole)[start - base : end - base]
 
 
 def _address(memory: Buffer) -> int:

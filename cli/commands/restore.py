@@ -83,8 +83,8 @@ def run(
     app.approach_repository()
     from bfrepo.operations.restore import restore
 
-    options = _options(flags)
-    target = _remote_target(app, flags)
+    target, directory = _target(app, flags)
+    options = _options(flags, directory)
     with app.open_repository(ahead=("snapshots", "index", "packs")) as repository, app.working(unit="items") as work:
         waiting = warm_up(app.output, warm_up_wait)
         if target is not None:
@@ -103,14 +103,13 @@ def run(
     return INCOMPLETE if work.display.progress.errors else DONE
 
 
-def _options(flags: dict[str, Any]) -> RestoreOptions:
+def _options(flags: dict[str, Any], directory: bytes) -> RestoreOptions:
     from bfrepo.restorer.plan import RestoreOptions, select_all
     from bfrepo.sources.exclude import PathFilter
-    from bfrepo.sources.ssh.place import is_remote, parse_remote
 
     patterns = flags["include"] or flags["exclude"]
     return RestoreOptions(
-        target=parse_remote(flags["target"])[1] if is_remote(flags["target"]) else os.fsencode(flags["target"]),
+        target=directory,
         overwrite=cast("Overwrite", flags["overwrite"]),
         delete=flags["delete"],
         dry_run=flags["dry_run"],
@@ -122,20 +121,20 @@ def _options(flags: dict[str, Any]) -> RestoreOptions:
     )
 
 
-def _remote_target(app: App, flags: dict[str, Any]) -> RemoteTarget | None:
-    """The other host, if that is where it goes."""
+def _target(app: App, flags: dict[str, Any]) -> tuple[RemoteTarget | None, bytes]:
+    """The other host, if that is where it goes, and the directory."""
     from bfrepo.sources.ssh.place import is_remote, parse_remote
 
     if not is_remote(flags["target"]):
         if flags["remote_sudo"]:
             raise UsageError("--remote-sudo is for other hosts", hint="name one: --target ssh://host/path")
-        return None
+        return None, os.fsencode(flags["target"])
     from bfrepo.operations.restore_remote import RemoteTarget
 
     host, path = parse_remote(flags["target"])
     if not path:
         raise UsageError(f"{flags['target']} names no path", hint=f"write {host.shown}/ for the root directory")
-    return RemoteTarget(host, app.settings.storage.sftp.ssh(), sudo=flags["remote_sudo"])
+    return RemoteTarget(host, app.settings.storage.sftp.ssh(), sudo=flags["remote_sudo"]), path
 
 
 def _show(output: Output, result: RestoreResult, options: RestoreOptions, target: str) -> None:
