@@ -105,7 +105,7 @@ def test_killed_at_random(shared: Stage, tmp_path: Path, kinds: list[str], due: 
             elif not counts(database).keys() - {"done", "interrupted"} and counts(database):
                 break
         start_all()
-        assert finished(database, due, time.monotonic() + 120), counts(database)
+        assert finished(database, due, time.monotonic() + 240), counts(database)
         with database.read() as connection:
             states = connection.execute(select(runs.c.job_id, runs.c.state)).all()
     completed = Counter(job for job, state in states if state == "done")

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from bfrepo.core.errors import StorageError, StorageObjectExists
+from bfrepo.core.errors import StorageError, StorageObjectExists, StorageObjectMissing
 from bfrepo.storage import s3
 from bfrepo.storage.base import Backend
 from bfrepo.storage.options import S3Options
@@ -87,12 +87,19 @@ class TestRclone(S3Conformance):
     def test_one_of_many_configs_wins(self, backend: Backend, place: Place) -> None:
         """rclone does not know conditional PUTs: of configs saved at the same moment more than one may seem to win.
 
-        What stays is whole and that of one of them, and nobody wins later.
+        What stays is whole and that of one of them, and nobody wins later. Where rclone fails with one of the PUTs, it
+        removes what the others have written: then there is none, and somebody heard of an error.
         """
         contents = [bytes([number]) * 1000 for number in range(8)]
         results = run_at_once([partial(backend.save, CONFIG, "config", data) for data in contents])
         assert all(result is None or isinstance(result, StorageError) for result in results)
         winners = [data for data, result in zip(contents, results, strict=True) if result is None]
+        if any(result is not None and not isinstance(result, StorageObjectExists) for result in results):
+            try:
+                backend.load(CONFIG, "config")
+            except StorageObjectMissing:
+                backend.save(CONFIG, "config", b"again")
+                winners = [b"again"]
         kept = backend.load(CONFIG, "config")
         assert kept in winners
         with pytest.raises(StorageObjectExists):
