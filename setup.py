@@ -23,6 +23,7 @@ setup(
         kernel("bfrepo.index._places"),
         kernel("bfrepo.localfs._make"),
         kernel("bfrepo.localfs._scan"),
+        kernel("mount._reply"),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import pyfuse3
-
 from bfrepo.core.errors import BackupForgeError
 from bfrepo.core.units import KIB, MIB
 from bfrepo.data.attributes import TYPE_BITS
@@ -33,6 +31,7 @@ from bfrepo.vfs.filesystem import SnapshotFiles
 from mount.awake import Awake
 from mount.bridge import Bridge
 from mount.errnos import errno_of
+from mount.fuse import pyfuse3
 from mount.handles import Handles
 from mount.inodes import ROOT, Folder, Inodes
 from mount.options import Log, MountOptions

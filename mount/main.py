@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,10 +21,6 @@ from mount.session import mounted, read_further_ahead, serve
 
 REFRESH_S: Final = 3
 """Seconds between two looks for snapshots that are new or gone."""
-
-_TURN_S: Final = 0.001
-"""Seconds after which a thread that waits for the interpreter gets it. Who answers one request after the other hardly
-ever lets go of it by himself, and in the usual 5 ms uses up all that was read ahead, while nothing more is."""
 
 _M_ARENA_MAX: Final = -8  # of mallopt(3)
 
@@ -51,14 +46,10 @@ def run(repository: Repository, place: bytes, options: MountOptions, *, on_ready
     to `log`.
     """
     check_mountpoint(place)
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(_TURN_S)
     try:
         trio.run(_run, repository, place, options, on_ready, log)
     except BaseExceptionGroup as group:
         raise _first(group) from group
-    finally:
-        sys.setswitchinterval(usual)
 
 
 async def _run(

@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import pyfuse3
 import trio
 
 from bfrepo.core.units import KIB, MIB
 from mount.awake import Awake, Loop
+from mount.fuse import pyfuse3
 from mount.mountpoint import FSTYPE, MountError, find_mount
 
 READ_AHEAD: Final = MIB

@@ -121,7 +121,7 @@ class FrameCache:
         self._known = _Known(loader)
         self._lock = threading.Lock()
         self._orders: SimpleQueue[_Order | None] = SimpleQueue()
-        self._threads = threads or loader.readers + 1  # the interpreter keeps one of them waiting most of the time
+        self._threads = threads or loader.readers
         for number in range(self._threads):  # nobody waits for them in the end: a storage may hang
             threading.Thread(target=self._fetch_all, name=f"frames-{number}", daemon=True).start()
 
