@@ -1,6 +1,6 @@
 """The session with the kernel: mounting, answering, ending.
 
-Beside filesystem.py the only file that imports pyfuse3. That one answers requests, and could do so for any mount; this
+Beside filesystem.py the only file that uses pyfuse3. That one answers requests, and could do so for any mount; this
 one knows of mounting and nothing of files.
 """
 
