@@ -47,6 +47,7 @@ ending = True
 
 
 def python(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What another Python says."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         env=process_environment(environment),
@@ -77,5 +78,6 @@ def test_others_work_while_a_large_reply_is_written(tmp_path: Path) -> None:
 
 
 def test_a_library_that_is_not_there(tmp_path: Path) -> None:
+    """What is not loaded is an error, and not looked for."""
     with pytest.raises(OSError, match="not loaded"):
         mount._reply.stand_for(str(tmp_path / "libmissing.so"))
