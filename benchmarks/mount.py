@@ -137,8 +137,8 @@ def make_contender(name: str, peers: Path, command: list[str]) -> Contender:
 
 
 def readers(tree: Path, file: Path, seed: int) -> dict[str, Pipeline]:
-    """What reads from a mount: the tree and the file are below it. All of it on one processor, the last."""
-    pinned = on_processors({max(os.sched_getaffinity(0))})
+    """What reads from a mount: the tree and the file are below it. All of it on one processor."""
+    pinned = ["taskset", "-c", str(max(os.sched_getaffinity(0)))]
     return {
         "tar": [[*pinned, "tar", "-C", str(tree), "-cf", "-", "."], [*pinned, "wc", "-c"]],
         "find": [[*pinned, "find", str(tree), "-type", "f"], [*pinned, "wc", "-l"]],
@@ -148,27 +148,16 @@ def readers(tree: Path, file: Path, seed: int) -> dict[str, Pipeline]:
     }
 
 
-def on_processors(chosen: set[int]) -> list[str]:
-    """What runs a program on these processors alone; nothing where there are none to choose from."""
-    return ["taskset", "-c", ",".join(map(str, sorted(chosen)))] if chosen else []
-
-
 # --- measuring ---
 
 
 @contextmanager
-def mounted(
-    contender: Contender, scene: Scene, *, apart: bool = False
-) -> Iterator[tuple[Path, Callable[[], tuple[float, int]]]]:
-    """A mount by a new process, and what ends it: that gives CPU seconds and peak bytes of the process.
-
-    `apart` keeps it off the processor of those who read.
-    """
-    processors = os.sched_getaffinity(0)
+def mounted(contender: Contender, scene: Scene) -> Iterator[tuple[Path, Callable[[], tuple[float, int]]]]:
+    """A mount by a new process, and what ends it: that gives CPU seconds and peak bytes of the process."""
     place = Path(tempfile.mkdtemp(prefix="mount-"))  # not in the work directory: who sums that up would walk into it
     with (scene.root / "mount.log").open("wb") as log:
         process = subprocess.Popen(
-            [*(on_processors(processors - {max(processors)}) if apart else ()), *contender.mount(scene, place)],
+            contender.mount(scene, place),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -217,14 +206,14 @@ def is_mounted(place: Path) -> bool:
 
 
 def take_turn(
-    contender: Contender, scene: Scene, phases: Sequence[str], seed: int, *, apart: bool
+    contender: Contender, scene: Scene, phases: Sequence[str], seed: int
 ) -> Iterator[tuple[str, Measure, str]]:
     """One tool through all phases. Yields each phase's figures as it ends, and what its last program has printed."""
     tree, file = scene.sources
     environment = tool_environment(contender.tool, scene)
     output = scene.root / "log"
     for phase in phases:
-        with memory_at_hand(scene.root, NEEDS_BYTES), mounted(contender, scene, apart=apart) as (place, end):
+        with memory_at_hand(scene.root, NEEDS_BYTES), mounted(contender, scene) as (place, end):
             top = place / contender.latest
             pipeline = readers(top / tree.relative_to("/"), top / file.relative_to("/"), seed)[phase]
             measure = run(pipeline, cwd=scene.root, environment=environment, log_path=output)
@@ -233,7 +222,7 @@ def take_turn(
 
 
 def measure_all(
-    contenders: Sequence[Contender], scenes: dict[str, Scene], phases: Sequence[str], rounds: int, *, apart: bool
+    contenders: Sequence[Contender], scenes: dict[str, Scene], phases: Sequence[str], rounds: int
 ) -> Samples:
     """All rounds of all tools: each figure's values, one per round. Raises BenchmarkError when what is read differs."""
     samples: Samples = {}
@@ -241,7 +230,7 @@ def measure_all(
     for number in range(rounds):
         for tool in rotated([each.tool for each in contenders], number):
             contender = next(each for each in contenders if each.tool is tool)
-            for phase, measure, said in take_turn(contender, scenes[tool.name], phases, number, apart=apart):
+            for phase, measure, said in take_turn(contender, scenes[tool.name], phases, number):
                 note(
                     f"round {number + 1}, {tool.name}, {TITLES[phase]}: {measure.wall_s:.2f} s, "
                     f"{in_units(measure.peak_bytes)}"
@@ -275,7 +264,6 @@ def parser() -> argparse.ArgumentParser:
     made = common_options("mount.py", __doc__, "the program restic", "linux and big")
     names_option(made, "--only", tuple(TITLES))
     names_option(made, "--tools", TOOLS)
-    made.add_argument("--apart", action="store_true", help="keep the mount off the processor of what reads")
     return made
 
 
@@ -295,7 +283,7 @@ def compare(arguments: argparse.Namespace) -> None:
     versions = {each.name: version_of(each.tool) for each in contenders}
     with tempfile.TemporaryDirectory(prefix="mount-", dir=arguments.work) as name:
         scenes = make_repositories(contenders, sources, Path(name))
-        samples = measure_all(contenders, scenes, arguments.only, arguments.rounds, apart=arguments.apart)
+        samples = measure_all(contenders, scenes, arguments.only, arguments.rounds)
     Report({CORPUS: TITLES}, QUANTITIES, GOALS).show(samples, versions, arguments.rounds, arguments.json)
 
 

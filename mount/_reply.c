@@ -53,7 +53,7 @@ static PyObject *stand_for(PyObject *module, PyObject *argument)
     }
     real = (reply_function)dlsym(library, "fuse_reply_buf"); /* its own, or that of a library it needs: never ours */
     dlclose(library);
-    return PyBool_FromLong(real != NULL);
+    Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {

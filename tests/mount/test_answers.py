@@ -8,7 +8,6 @@ import stat
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-import pyfuse3
 import pytest
 import trio
 
@@ -27,6 +26,7 @@ from bfrepo.storage.base import ObjectKind
 from bfrepo.storage.memory import MemoryBackend
 from mount.errnos import errno_of
 from mount.filesystem import SnapshotOperations
+from mount.fuse import pyfuse3
 from mount.inodes import ROOT
 from mount.options import MountOptions
 from tests.support.backups import incompressible, run_backup

@@ -1,4 +1,4 @@
-"""The kernel that lets other threads work while a large reply is written: mount/_reply.c."""
+"""What lets other threads work while a large reply is written: mount/_reply.c."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ int fuse_reply_buf(void *request, const char *data, size_t size)
 REPLY = """
 import ctypes, os, sys, threading
 from mount import _reply
-assert _reply.stand_for(ctypes.CDLL(sys.argv[1])._name)
+_reply.stand_for(ctypes.CDLL(sys.argv[1])._name)
 reply = ctypes.PyDLL(_reply.__file__).fuse_reply_buf  # called with the lock, as pyfuse3 does
 reply.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
 sys.setswitchinterval(1000)  # nobody gets the lock but who is given it
